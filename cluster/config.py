@@ -1,0 +1,243 @@
+"""The experiment file as frozen, strict models: every field with its default, unit and effect.
+
+Pure: no Ray, no torch, no files, no clock. `cluster.experiment` reads the file and turns what pydantic
+says into one sentence; this module only knows what a right experiment is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SIZE_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
+
+
+def _quantity(value: object, units: dict[str, float] | dict[str, int], kind: str, example: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
+    if match and match[2] in units:
+        return float(match[1]) * units[match[2]]
+    raise ValueError(f"not a {kind}; write a number and one of {', '.join(units)}, for example {example}")
+
+
+def _duration(value: object) -> float:
+    return _quantity(value, DURATION_UNITS, "duration", "10m")
+
+
+def _size(value: object) -> int:
+    return int(_quantity(value, SIZE_UNITS, "size", "512MiB"))
+
+
+# In memory a duration is seconds (float) and a size bytes (int); in a file both carry their unit, also when
+# an experiment is written out again, so that a bare number is never accepted and never guessed at.
+Duration = Annotated[
+    float,
+    BeforeValidator(_duration, json_schema_input_type=str),
+    PlainSerializer(lambda seconds: f"{seconds!r}s", return_type=str),
+    Field(description="a number and a unit: 200ms, 30s, 10m, 12h, 7d"),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_size, json_schema_input_type=str),
+    PlainSerializer(lambda num_bytes: f"{num_bytes}B", return_type=str),
+    Field(description="a number and a unit: 64KiB, 512MiB, 2GiB"),
+]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class DigitsSource(Section):
+    kind: Literal["digits"]
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 x 1: no network, no account."""
+
+
+class IdxSource(Section):
+    kind: Literal["idx"]
+    """MNIST's own gzipped idx files in one folder; the t10k files, if there, are the test split."""
+    path: str
+    """Folder with train-images-idx3-ubyte.gz and its companions."""
+
+
+class TorchvisionSource(Section):
+    kind: Literal["torchvision"]
+    """A torchvision data set by name, downloaded to `path` when this machine can."""
+    name: Literal["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100", "SVHN"]
+    path: str = "~/.trimtab/torchvision"
+
+
+class ImageFolderSource(Section):
+    kind: Literal["image_folder"]
+    """One folder per class, JPEG and PNG files inside, at any depth."""
+    path: str
+    test_path: str | None = None
+    """A second folder of the same shape that is the test split."""
+
+
+class TableSource(Section):
+    path: str
+    """A file, a folder of files or a pyarrow.fs URI."""
+    test_path: str | None = None
+    """Files whose rows are the test split; without it the test split is drawn from `path`."""
+    input: str = "image"
+    """Column with the input: encoded JPEG or PNG bytes, base64 text of them, or a path relative to the file."""
+    label: str = "label"
+    """Column with the label: text or whole number."""
+    key: str | None = None
+    """Column whose equal values must stay in one split (a patient, a shoot); by default the row's content."""
+
+
+class ParquetSource(TableSource):
+    kind: Literal["parquet"]
+
+
+class CsvSource(TableSource):
+    kind: Literal["csv"]
+
+
+class JsonlSource(TableSource):
+    kind: Literal["jsonl"]
+
+
+Source = Annotated[
+    DigitsSource | IdxSource | TorchvisionSource | ImageFolderSource | ParquetSource | CsvSource | JsonlSource,
+    Field(discriminator="kind"),
+]
+
+
+class Split(Section):
+    validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the training rows held out for early stopping and for choosing recipes."""
+    test: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share drawn as the test split; 0.1 when the source brings no test rows of its own."""
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> Self:
+        if self.validation + (self.test or 0.0) >= 1.0:
+            raise ValueError(
+                f"validation {self.validation} + test {self.test} leave no training rows; keep their sum below 1"
+            )
+        return self
+
+
+class Image(Section):
+    height: Annotated[int, Field(ge=4, le=1024)]
+    width: Annotated[int, Field(ge=4, le=1024)]
+    channels: Literal[1, 3] = 3
+    resize: bool = True
+    """Scale images of other sizes; false rejects them as `wrong_shape`."""
+
+
+class Data(Section):
+    source: Source
+    image: Image | None = None
+    """Size every image is brought to; by default the size of the source's first good image, others rejected."""
+    split: Split = Split()
+    shards: Annotated[int, Field(ge=1, le=10_000)] = 4
+    """Parquet files per split; more of them let more workers read at once."""
+    max_rejected: Share = 0.1
+    """Preprocessing fails when more than this share of the rows is rejected."""
+
+
+class Model(Section):
+    network: Literal["small", "large"] = "small"
+    """`small` (16 and 32 channels, tens of thousands of weights) or `large` (three double blocks, for colour)."""
+    dropout: Share = 0.0
+    label_smoothing: Share = 0.0
+
+
+class EarlyStopping(Section):
+    metric: Literal["accuracy", "loss"] = "accuracy"
+    """Measured on the validation split after every epoch."""
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Epochs without improvement before training stops."""
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+    """Improvement below this counts as none."""
+    target: Annotated[float, Field(ge=0.0)] | None = None
+    """Stop as soon as the metric reaches this."""
+
+
+class Train(Section):
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processes of the distributed data-parallel group; the global batch is shared among them."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU per worker when the cluster has that many, else CPUs."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` takes bf16 autocast where the device multiplies bf16 natively."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    """Rows per optimiser step, over all workers."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 0.01
+    """Peak of the one-cycle schedule (AdamW)."""
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    augment: Literal["none", "shift", "shift_flip"] = "none"
+    """Random shift by a tenth of the side; `shift_flip` also mirrors left to right."""
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    max_failures: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Worker-group deaths survived, each resumed from the last checkpoint."""
+    keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
+    collective_timeout: Duration = 600.0
+    """A worker that waits longer than this for the others fails instead of hanging."""
+
+    @model_validator(mode="after")
+    def _batch_covers_workers(self) -> Self:
+        if self.batch_size < self.workers:
+            raise ValueError(
+                f"batch_size {self.batch_size} is below workers {self.workers}; every worker needs a row per step"
+            )
+        return self
+
+
+class Objective(Section):
+    accuracy_at_least: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """A version whose test accuracy is lower is not deployed (exit code 3)."""
+
+
+class Replicas(Section):
+    min: Annotated[int, Field(ge=1, le=1000)] = 1
+    max: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Above `min`, Ray Serve scales between the two by the requests in flight."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}; raise max or lower min")
+        return self
+
+
+class Serve(Section):
+    route: Annotated[str, Field(pattern=r"^/[a-z0-9/_-]*$")] = "/"
+    """Prefix of the endpoint's paths; experiments that share a cluster need different ones."""
+    replicas: Replicas = Replicas()
+    objective: Objective = Objective()
+    cpus_per_replica: Annotated[float, Field(gt=0.0, le=64.0)] = 0.1
+    """CPUs Ray reserves for each replica; the forward pass uses one thread."""
+    max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Rows of one forward pass at most."""
+    max_wait: Duration = 0.0
+    """How long the first row of a batch waits for company; 0 forms batches from what has queued meanwhile."""
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    """Requests waiting in one replica before it answers 429."""
+    request_timeout: Duration = 30.0
+    """A request unanswered for this long gets 504."""
+    max_body: Size = 4 * 1024**2
+    """Larger request bodies get 413 before they are read."""
+    max_pixels: Annotated[int, Field(ge=16)] = 16_000_000
+    """Images with more pixels are refused before they are decoded."""
+
+
+class Experiment(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+    """Name of the model and the endpoint: lower case letters, digits, hyphens."""
+    task: Annotated[str, Field(pattern=r"^([a-z_]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")] = "images"
+    """A built-in task, or `my_package.my_module:MyTask`."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Decides split, weights, order and augmentation."""
+    data: Data
+    model: Model = Model()
+    train: Train = Train()
+    serve: Serve = Serve()

@@ -1,0 +1,199 @@
+"""Datasets, runs and bundles on a local folder or an object store (any `pyarrow.fs` URI).
+
+Every thing stored is a folder `<kind>/<key>/` of files and a `manifest.json` that names each with its
+sha256. It is written aside and published once: on a local disk by renaming the whole folder, on an
+object store by writing the manifest last. Without a manifest there is nothing, so no reader ever sees
+a half. Knows nothing of what the files mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pyarrow import fs
+
+from cluster.errors import NotFoundError, StoreError, TrimtabError
+
+Kind = Literal["datasets", "runs", "bundles", "steps"]
+MANIFEST = "manifest.json"
+RESERVE_BYTES = 256 * 1024**2  # kept free for everything else that writes to the disk
+
+
+class DamagedError(TrimtabError):
+    """A stored file is not what its manifest says it is."""
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A folder being written; picklable, so that many workers can each write their own files."""
+
+    store: Store
+    kind: Kind
+    key: str
+    folder: str  # relative to the store's root
+
+    def write(self, name: str, data: bytes) -> dict[str, Any]:
+        """Write one file; returns its manifest entry `{file, bytes, sha256}`.
+
+        Raises:
+            StoreError: not enough room, or not writable.
+        """
+        self.store.check_room(len(data))
+        self.store.put(f"{self.folder}/{name}", data)
+        return {"file": name, "bytes": len(data), "sha256": sha256(data)}
+
+    def publish(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Make the folder visible, with `manifest`; the first to publish a key wins. Returns what is stored."""
+        data = json.dumps(manifest, indent=1, sort_keys=True).encode()
+        self.store.put(f"{self.folder}/{MANIFEST}", data)
+        if self.store.local is not None:
+            _rename(self.store.local / self.folder, self.store.local / self.kind / self.key)
+        return self.store.manifest(self.kind, self.key)
+
+
+@dataclass(frozen=True)
+class Store:
+    """`uri` is a folder or a URI such as `s3://bucket/prefix`; picklable."""
+
+    uri: str
+    local: Path | None = field(default=None, compare=False)  # None on an object store
+
+    @staticmethod
+    def open(uri: str) -> Store:
+        """Raises StoreError when the place cannot be written."""
+        if "://" in uri and not uri.startswith("file://"):
+            try:
+                fs.FileSystem.from_uri(uri)
+            except Exception as error:  # pyarrow raises ValueError, ArrowInvalid and OSError here
+                raise StoreError("store", uri, f"cannot be opened ({error})", "name a folder or a URI") from error
+            return Store(uri)
+        root = Path(uri.removeprefix("file://")).expanduser().absolute()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root):
+                pass
+        except OSError as error:
+            raise _not_writable(str(root), error) from error
+        return Store(str(root), root)
+
+    def check_room(self, num_bytes: int) -> None:
+        """Raises StoreError when `num_bytes` more would leave less than 256 MiB free on a local disk."""
+        if self.local is None:
+            return
+        free = shutil.disk_usage(self.local).free
+        if free < num_bytes + RESERVE_BYTES:
+            problem = f"the disk is nearly full: {free >> 20} MiB free, {(num_bytes + RESERVE_BYTES) >> 20} MiB needed"
+            raise StoreError("store", self.uri, problem, "free some space or name another store")
+
+    @contextlib.contextmanager
+    def stage(self, kind: Kind, key: str) -> Iterator[Staging]:
+        """A folder to write into; what has not been published when the block ends is removed."""
+        name = f"{kind}/{key}" if self.local is None else f".staging/{kind}-{key}-{uuid.uuid4().hex[:12]}"
+        try:
+            yield Staging(self, kind, key, name)
+        finally:
+            if self.local is not None:
+                shutil.rmtree(self.local / name, ignore_errors=True)
+
+    def has(self, kind: Kind, key: str) -> bool:
+        return self._get(f"{kind}/{key}/{MANIFEST}") is not None
+
+    def keys(self, kind: Kind) -> list[str]:
+        """Keys of all published things of a kind, sorted."""
+        system, root = self._system()
+        found = system.get_file_info(fs.FileSelector(f"{root}/{kind}", allow_not_found=True))
+        return sorted(info.base_name for info in found if self.has(kind, info.base_name))
+
+    def manifest(self, kind: Kind, key: str) -> dict[str, Any]:
+        """Raises NotFoundError when nothing was published under the key."""
+        data = self._get(f"{kind}/{key}/{MANIFEST}")
+        if data is None:
+            raise NotFoundError(f"no {kind[:-1]} {key} in the store {self.uri}")
+        manifest: dict[str, Any] = json.loads(data)
+        return manifest
+
+    def read(self, kind: Kind, key: str, entry: dict[str, Any]) -> bytes:
+        """One file's bytes, checked against its manifest entry. Raises DamagedError, NotFoundError."""
+        data = self._get(f"{kind}/{key}/{entry['file']}")
+        if data is None:
+            raise NotFoundError(f"{kind}/{key}/{entry['file']} is gone from the store {self.uri}")
+        if sha256(data) != entry["sha256"]:
+            raise DamagedError(f"{kind}/{key}/{entry['file']} in {self.uri} does not match its sha256")
+        return data
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write one file whole: readers see the old content or the new, never a part."""
+        system, root = self._system()
+        try:
+            if self.local is None:
+                with system.open_output_stream(f"{root}/{path}") as stream:
+                    stream.write(data)
+                return
+            write_whole(self.local / path, data)
+        except OSError as error:
+            raise _not_writable(self.uri, error) from error
+
+    def _get(self, path: str) -> bytes | None:
+        if self.local is not None:
+            try:
+                return (self.local / path).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        system, root = self._system()
+        if system.get_file_info(f"{root}/{path}").type != fs.FileType.File:
+            return None
+        with system.open_input_stream(f"{root}/{path}") as stream:
+            data: bytes = stream.read()
+        return data
+
+    def _system(self) -> tuple[Any, str]:
+        if self.local is not None:
+            return fs.LocalFileSystem(), str(self.local)
+        system, path = fs.FileSystem.from_uri(self.uri)
+        return system, path.rstrip("/")
+
+
+def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write beside `path`, flush to the disk, then rename over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _rename(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source.rename(target)
+    except OSError as error:
+        # Another writer published the same key first: same inputs, same content, so theirs is ours.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise _not_writable(str(target), error) from error
+
+
+def _not_writable(uri: str, error: OSError) -> StoreError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    problem = "the disk is full" if full else f"cannot be written ({error.strerror or error})"
+    mend = "free some space or name another store" if full else "name a writable folder in TRIMTAB_STORE or --store"
+    return StoreError("store", uri, problem, mend)

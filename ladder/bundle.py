@@ -1,0 +1,87 @@
+"""A model version's bundle: what is in it, how it is written and how it is read back.
+
+Weights are safetensors or ONNX, never pickle: reading a bundle runs no code from it, and every file is
+checked against the manifest's sha256. Knows the store's folders; not how a variant is made or run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.config import Experiment
+from cluster.store import DamagedError, Store
+from tasks.task import Encoding
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One immutable model version. `files` maps a role (`weights`, `onnx-fp32`, `card`, ...) to its entry."""
+
+    store: Store
+    key: str
+    experiment: Experiment
+    encoding: Encoding
+    dataset: str  # key of the dataset it was trained on
+    run: str  # key of the training run
+    metrics: dict[str, Any]  # on the test split
+    files: dict[str, dict[str, Any]]
+    variants: tuple[str, ...]  # roles that are executable forms, most accurate first
+
+    @property
+    def name(self) -> str:
+        return self.experiment.name
+
+    def read(self, role: str) -> bytes:
+        """One file, checked. Raises NotFoundError, DamagedError."""
+        return self.store.read("bundles", self.key, self.files[role])
+
+
+def write_bundle(
+    store: Store,
+    key: str,
+    *,
+    experiment: Experiment,
+    encoding: Encoding,
+    dataset: str,
+    run: str,
+    metrics: dict[str, Any],
+    files: dict[str, tuple[str, bytes]],
+    variants: tuple[str, ...],
+) -> Bundle:
+    """Publish a bundle whole. `files` maps a role to (file name, content). Raises StoreError."""
+    with store.stage("bundles", key) as staging:
+        entries = {role: staging.write(name, data) for role, (name, data) in files.items()}
+        staging.publish(
+            {
+                "format": FORMAT,
+                "experiment": experiment.model_dump(mode="json"),
+                "encoding": encoding.to_json(),
+                "dataset": dataset,
+                "run": run,
+                "metrics": metrics,
+                "files": entries,
+                "variants": list(variants),
+            }
+        )
+    return read_bundle(store, key)
+
+
+def read_bundle(store: Store, key: str) -> Bundle:
+    """Raises NotFoundError when there is none, DamagedError when it is of a later format."""
+    manifest = store.manifest("bundles", key)
+    if manifest.get("format") != FORMAT:
+        raise DamagedError(f"bundle {key} has format {manifest.get('format')}, this Trimtab reads {FORMAT}")
+    return Bundle(
+        store=store,
+        key=key,
+        experiment=Experiment.model_validate(manifest["experiment"]),
+        encoding=Encoding.from_json(manifest["encoding"]),
+        dataset=manifest["dataset"],
+        run=manifest["run"],
+        metrics=manifest["metrics"],
+        files=manifest["files"],
+        variants=tuple(manifest["variants"]),
+    )

@@ -1,0 +1,71 @@
+"""A dataset as the steps see it: its manifest, and its shards as arrays.
+
+Shards are Parquet with three columns: `x` (an Arrow fixed-shape tensor in the encoding's dtype), `y` (int32
+index into the labels) and `key` (hex of the row's hash). Knows no Ray and nothing of how rows were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.store import DamagedError, Store
+from tasks.task import Encoding
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    store: Store
+    key: str
+    encoding: Encoding
+    shards: dict[str, list[dict[str, Any]]]  # split -> entries {file, bytes, sha256, rows}
+    rejected: dict[str, Any]  # {"total": n, "reasons": {reason: n}, "file": entry or None}
+    rows_in: int
+
+    def num_rows(self, split: SplitName) -> int:
+        return sum(entry["rows"] for entry in self.shards[split])
+
+    def tables(self, split: SplitName) -> Iterator[pa.Table]:
+        """Each shard in turn, checked. Raises NotFoundError, DamagedError."""
+        for entry in self.shards[split]:
+            data = self.store.read("datasets", self.key, entry)
+            try:
+                yield pq.read_table(pa.BufferReader(data), columns=["x", "y"])
+            except pa.ArrowInvalid as error:
+                raise DamagedError(f"shard {entry['file']} of dataset {self.key} is not Parquet ({error})") from error
+
+    def load(self, split: SplitName) -> tuple[np.ndarray, np.ndarray]:
+        """All rows of a split: x [n, *shape] in the encoding's dtype, y int64 [n]."""
+        shape = self.encoding.shape
+        x = np.empty((self.num_rows(split), *shape), dtype=self.encoding.dtype)
+        y = np.empty(len(x), dtype=np.int64)
+        start = 0
+        for table in self.tables(split):
+            stop = start + table.num_rows
+            y[start:stop] = table["y"].to_numpy()
+            x[start:stop] = np.concatenate(
+                [c.storage.flatten().to_numpy().reshape(-1, *shape) for c in table["x"].chunks]
+            )
+            start = stop
+        return x, y
+
+
+def read_dataset(store: Store, key: str) -> Dataset:
+    """Raises NotFoundError when none was published under `key`."""
+    manifest = store.manifest("datasets", key)
+    return Dataset(
+        store=store,
+        key=key,
+        encoding=Encoding.from_json(manifest["encoding"]),
+        shards=manifest["splits"],
+        rejected=manifest["rejected"],
+        rows_in=manifest["rows_in"],
+    )

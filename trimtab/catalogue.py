@@ -1,0 +1,35 @@
+"""`trimtab models`: the versions there are, and a version's card."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ladder.bundle import read_bundle
+from trimtab.workspace import Workspace
+
+
+def versions(name: str | None, workspace: Workspace) -> list[dict[str, Any]]:
+    """One row per version, newest first. Raises NotFoundError for a model nobody made."""
+    registry = workspace.registry
+    if name is not None:
+        registry.version(name)  # says which models there are when this is none of them
+    names = [name] if name is not None else registry.models()
+    return [
+        {
+            "model": version.name,
+            "version": version.version,
+            "aliases": list(version.aliases),
+            "accuracy": version.metrics.get("accuracy"),
+            "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created_at)),
+            "bundle": version.bundle,
+        }
+        for each in names
+        for version in registry.versions(each)
+    ]
+
+
+def card(name: str, reference: str, workspace: Workspace) -> str:
+    """The model card in Markdown. Raises NotFoundError."""
+    version = workspace.registry.version(name, reference)
+    return read_bundle(workspace.store, version.bundle).read("card").decode()

@@ -1,0 +1,367 @@
+"""The command line: one function per verb, and the one place that turns errors into words and exit codes.
+
+Data goes to stdout and words to stderr. Whatever loads Ray, torch or MLflow is imported inside the verbs
+that need it, so that help and validation stay instant.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster import experiment as experiments
+from cluster.config import Experiment
+from cluster.errors import TrimtabError, UserError
+
+if TYPE_CHECKING:
+    from trimtab.workspace import Workspace
+
+app = typer.Typer(
+    name="trimtab",
+    help="From raw data to an endpoint that keeps its promises, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(importlib.metadata.version("trimtab"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+config_app = typer.Typer(help="The experiment file's format.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override: --set train.epochs=3")]
+StoreAt = Annotated[
+    str | None, typer.Option("--store", envvar="TRIMTAB_STORE", help="Folder or URI for datasets and models.")
+]
+Cluster = Annotated[str, typer.Option("--cluster", envvar="TRIMTAB_CLUSTER", help="Name of the local cluster.")]
+Address = Annotated[
+    str | None, typer.Option("--address", envvar="TRIMTAB_ADDRESS", help="Dashboard URL of another Ray cluster.")
+]
+Inline = Annotated[bool, typer.Option("--inline", help="Run in this process instead of as Ray Jobs.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+@app.command()
+def run(
+    file: File,
+    overrides: Set = None,
+    store: StoreAt = None,
+    cluster: Cluster = "default",
+    address: Address = None,
+    inline: Inline = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Do it all: preprocess, train, evaluate, deploy; skip what has not changed."""
+    _run("deploy", file, overrides, _workspace(as_json, cluster, address, store), inline, dry_run)
+
+
+@app.command()
+def preprocess(
+    file: File,
+    overrides: Set = None,
+    store: StoreAt = None,
+    cluster: Cluster = "default",
+    address: Address = None,
+    inline: Inline = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Clean, split and shard the data."""
+    _run("preprocess", file, overrides, _workspace(as_json, cluster, address, store), inline, dry_run)
+
+
+@app.command()
+def train(
+    file: File,
+    overrides: Set = None,
+    store: StoreAt = None,
+    cluster: Cluster = "default",
+    address: Address = None,
+    inline: Inline = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train on the prepared data (prepares it when needed)."""
+    _run("train", file, overrides, _workspace(as_json, cluster, address, store), inline, dry_run)
+
+
+@app.command()
+def evaluate(
+    file: File,
+    overrides: Set = None,
+    store: StoreAt = None,
+    cluster: Cluster = "default",
+    address: Address = None,
+    inline: Inline = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the trained model on the test split and make it a model version."""
+    _run("evaluate", file, overrides, _workspace(as_json, cluster, address, store), inline, dry_run)
+
+
+@app.command()
+def deploy(
+    file: File,
+    version: Annotated[str, typer.Option(help="Number, alias or `latest`.")] = "latest",
+    overrides: Set = None,
+    store: StoreAt = None,
+    cluster: Cluster = "default",
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Serve a model version that exists, with the file's serve section."""
+    experiment = experiments.load(file, overrides or ())
+    workspace = _workspace(as_json, cluster, address, store)
+    from trimtab import endpoint
+
+    found = workspace.registry.version(experiment.name, version)
+    if dry_run:
+        workspace.screen.record({"would deploy": found.name, "version": found.version, "bundle": found.bundle})
+        return
+    with workspace.screen:
+        served = endpoint.deploy(experiment, found, workspace, workspace.cluster_or_new())
+    workspace.screen.record({"model": found.name, "version": found.version, "endpoint": served})
+
+
+@app.command()
+def plan(
+    file: File,
+    overrides: Set = None,
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """Say which steps `run` would do, and why."""
+    from trimtab import pipeline
+
+    workspace = _workspace(as_json, store=store)
+    workspace.screen.rows(
+        [
+            {"step": step.step, "would": "skip" if step.skip else "run", "why": step.why, "key": step.key}
+            for step in pipeline.plan(experiments.load(file, overrides or ()), workspace.store)
+        ]
+    )
+
+
+@app.command()
+def validate(file: File, overrides: Set = None, as_json: Json = False) -> None:
+    """Check an experiment file without running anything."""
+    experiment = experiments.load(file, overrides or ())
+    screen = _workspace(as_json).screen
+    if as_json:
+        screen.json(experiment.model_dump(mode="json"))
+    else:
+        screen.text(f"{file} is valid: {experiment.name}, task {experiment.task}")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """The JSON schema of the experiment file, for editors."""
+    typer.echo(json.dumps(Experiment.model_json_schema(), indent=2))
+
+
+@app.command()
+def up(
+    num_cpus: Annotated[
+        int | None, typer.Option(min=1, help="Logical CPUs; by default the machine's, 4 or more.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="HTTP port of the endpoints.")] = None,
+    store: StoreAt = None,
+    cluster: Cluster = "default",
+    as_json: Json = False,
+) -> None:
+    """Start a local cluster that outlives this command."""
+    workspace = _workspace(as_json, cluster, None, store)
+    made = workspace.up(num_cpus, port)
+    workspace.screen.record(
+        {"cluster": made.name, "dashboard": made.dashboard_url, "http port": made.http_port, "store": made.store}
+    )
+
+
+@app.command()
+def down(cluster: Cluster = "default", dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Stop the local cluster, and that one alone. Datasets and models stay."""
+    workspace = _workspace(as_json, cluster)
+    from cluster import session
+
+    if dry_run:
+        stopped = False
+        workspace.screen.word("cluster", f"would stop {cluster}")
+    else:
+        stopped = session.down(cluster)
+        workspace.screen.word("cluster", f"{cluster} is {'down' if stopped else 'not running'}")
+    if as_json:
+        workspace.screen.json({"cluster": cluster, "stopped": stopped})
+
+
+@app.command()
+def status(cluster: Cluster = "default", address: Address = None, as_json: Json = False) -> None:
+    """Show the cluster, its endpoints and its jobs."""
+    from cluster import session
+
+    workspace = _workspace(as_json, cluster, address)
+    workspace.screen.record(session.status(cluster, address))
+
+
+@app.command()
+def predict(
+    file: File,
+    body: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, or JSON with `instances`.")],
+    cluster: Cluster = "default",
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the endpoint of an experiment for one answer."""
+    from trimtab import endpoint
+
+    workspace = _workspace(as_json, cluster, address)
+    workspace.screen.record(endpoint.predict(experiments.load(file), body, workspace.cluster()))
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Model; without it, all of them.")] = None,
+    version: Annotated[str | None, typer.Option(help="Show this version's model card.")] = None,
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """List models and their versions, or show a version's card."""
+    from trimtab import catalogue
+
+    workspace = _workspace(as_json, store=store)
+    if name and version:
+        workspace.screen.text(catalogue.card(name, version, workspace))
+    else:
+        workspace.screen.rows(catalogue.versions(name, workspace))
+
+
+@app.command()
+def logs(
+    job: Annotated[str | None, typer.Argument(help="Job; without it, all jobs are listed.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    cluster: Cluster = "default",
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Show a job's log, or list the jobs."""
+    from trimtab import joblog
+
+    workspace = _workspace(as_json, cluster, address)
+    if job is None:
+        workspace.screen.rows(joblog.rows(workspace.cluster()))
+    else:
+        joblog.show(workspace.cluster(), job, follow, workspace.screen)
+
+
+@app.command()
+def stop(
+    job: Annotated[str, typer.Argument(help="Job, as `trimtab logs` lists it.")],
+    cluster: Cluster = "default",
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Stop a running job."""
+    from cluster import submit
+
+    workspace = _workspace(as_json, cluster, address)
+    stopped = not dry_run and submit.stop(workspace.cluster(), job)
+    workspace.screen.record({"job": job, "stopped": stopped})
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say whether this machine is fit, and how to mend it."""
+    from trimtab import doctor as physician
+
+    screen = _workspace(as_json).screen
+    checks = physician.checks()
+    screen.rows([{"check": c.name, "state": c.state, "found": c.words, "mend": c.mend} for c in checks])
+    if any(check.state == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    data: Annotated[str | None, typer.Option(help="Your data; without it, scikit-learn's digits.")] = None,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("experiment.yaml"),
+    name: Annotated[str | None, typer.Option(help="Name of the model; by default the data's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a commented experiment file that fits your data."""
+    from trimtab import scaffold
+
+    screen = _workspace(as_json).screen
+    made = scaffold.scaffold(name or scaffold.name_from(Path(data or "digits")), data, out)
+    screen.record({"wrote": str(made), "next": f"trimtab run {made}"})
+
+
+def main() -> None:
+    """Entry point of the `trimtab` command."""
+    try:
+        app(standalone_mode=True)
+    except TrimtabError as error:
+        _say(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does; say nothing and let go of stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _say(error: TrimtabError) -> None:
+    if "--json" in sys.argv:
+        tree: dict[str, object] = {"error": str(error), "exit_code": error.exit_code}
+        if isinstance(error, UserError):
+            tree |= {"field": error.field, "value": str(error.value), "mend": error.mend}
+        typer.echo(json.dumps(tree))
+    else:
+        typer.echo(f"trimtab: {error}", err=True)
+
+
+def _run(last: str, file: str, overrides: list[str] | None, workspace: Workspace, inline: bool, dry_run: bool) -> None:
+    experiment = experiments.load(file, overrides or ())
+    if dry_run:
+        plan(file, overrides, workspace.store_uri, workspace.screen.as_json)
+        return
+    from trimtab import run as whole
+
+    with workspace.screen:
+        outcome = whole.run(experiment, workspace, last, inline)
+    workspace.screen.record(outcome.table())
+    if outcome.endpoint and not workspace.screen.as_json:
+        workspace.screen.text(f"\ntry it:\n{outcome.curl()}")
+
+
+def _workspace(
+    as_json: bool, cluster: str = "default", address: str | None = None, store: str | None = None
+) -> Workspace:
+    from trimtab.screen import Screen
+    from trimtab.workspace import Workspace
+
+    return Workspace(Screen(as_json), cluster, address, store)

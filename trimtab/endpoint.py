@@ -1,0 +1,72 @@
+"""From a model version to an endpoint and back: the deployment gate, deploying, asking, and a line to paste.
+
+Knows what a person needs; the protocol and Serve's REST are in `serve.deploy`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+from cluster.config import Experiment
+from cluster.errors import GateError, UserError
+from cluster.registry import ModelVersion
+from cluster.session import Session
+from cluster.store import Store
+from ladder.bundle import read_bundle
+from serve import deploy as deployment
+from trimtab.workspace import Workspace
+
+CONTENT_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".json": "application/json"}
+
+
+def deploy(experiment: Experiment, version: ModelVersion, workspace: Workspace, cluster: Session) -> str:
+    """Serve `version` with the experiment's serve section; returns the endpoint's URL.
+
+    Raises:
+        GateError: its test accuracy is below the objective.
+    """
+    bundle = read_bundle(workspace.store, version.bundle)
+    floor, accuracy = experiment.serve.objective.accuracy_at_least, bundle.metrics["accuracy"]
+    if floor is not None and accuracy < floor:
+        raise GateError(
+            f"serve.objective.accuracy_at_least = {floor}: version {version.version} of {version.name} reaches "
+            f"{accuracy:.4f} on the test split; train a better one or lower the objective"
+        )
+    # The bundle says how it was made; how it is served is what the file says today.
+    served = dataclasses.replace(bundle, experiment=bundle.experiment.model_copy(update={"serve": experiment.serve}))
+    made = deployment.deploy(
+        cluster, served, version.version, on_word=lambda text: workspace.screen.word("deploy", text)
+    )
+    workspace.registry.set_alias(version.name, "stable", version.version)
+    return made.url
+
+
+def predict(experiment: Experiment, body: Path, cluster: Session) -> dict[str, Any]:
+    """Ask the endpoint for one answer. Raises UserError, NotFoundError, UnauthorisedError."""
+    content_type = CONTENT_TYPES.get(body.suffix.lower())
+    if content_type is None:
+        known = ", ".join(CONTENT_TYPES)
+        raise UserError("INPUT", str(body), f"has a suffix other than {known}", "name an image or a JSON file")
+    try:
+        data = body.read_bytes()
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise UserError("INPUT", str(body), problem, "name a file that you can read") from error
+    url = deployment.url(cluster, experiment)
+    return deployment.predict(url, cluster.api_token, data, content_type)
+
+
+def sample(store: Store, bundle: str) -> str | None:
+    """Path of the bundle's sample image, where the store is a folder of this machine."""
+    entry = read_bundle(store, bundle).files.get("sample")
+    return str(store.local / "bundles" / bundle / entry["file"]) if store.local and entry else None
+
+
+def curl(url: str, cluster: Session, sample_path: str | None) -> str:
+    """A command that works when pasted; the token stays in its file and out of the history."""
+    token = f'-H "Authorization: Bearer $(cat {shlex.quote(cluster.api_token_path)})"'
+    body = f"-H 'Content-Type: image/png' --data-binary @{shlex.quote(sample_path or 'IMAGE.png')}"
+    return f"curl -s {token} {body} {url}/predict"

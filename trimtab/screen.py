@@ -1,0 +1,127 @@
+"""What a person sees: words and progress on stderr, figures and tables on stdout.
+
+On a terminal progress is a bar; elsewhere it is a plain line now and then, with no colour, so that a log
+stays readable. Knows nothing of what is being done.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+LINE_EVERY_S = 5.0  # off a terminal: one progress line per step at most this often
+
+
+class Screen:
+    """Use as a context manager around work that shows progress."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._out = Console(file=sys.stdout, highlight=False)
+        self._err = Console(file=sys.stderr, highlight=False)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line: dict[str, float] = {}
+        self._job: str | None = None
+
+    def __enter__(self) -> Self:
+        if self._err.is_terminal:
+            columns = (
+                TextColumn("{task.description:<11}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[figures]}"),
+            )
+            self._bars = Progress(*columns, console=self._err, transient=True)
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        if self._job is not None and kind is KeyboardInterrupt:
+            go_on = f"follow it: trimtab logs -f {self._job}; stop it: trimtab stop {self._job}"
+            self.word("detached", f"job {self._job} goes on; {go_on}")
+
+    def word(self, step: str, text: str) -> None:
+        """One line about a step, on stderr."""
+        self._err.print(f"{step:<11} {text}", markup=False, soft_wrap=True)
+
+    def progress(self, step: str, done: float, total: float, figures: Mapping[str, Any]) -> None:
+        """`figures` are shown beside the bar: loss, accuracy, rows/s."""
+        text = "  ".join(f"{name} {_figure(value)}" for name, value in figures.items())
+        if self._bars is not None:
+            if step not in self._tasks:
+                self._tasks[step] = self._bars.add_task(step, total=total, figures=text)
+            self._bars.update(self._tasks[step], completed=done, total=total, figures=text)
+            return
+        now = time.monotonic()
+        if done >= total or now - self._last_line.get(step, 0.0) >= LINE_EVERY_S:
+            self._last_line[step] = now
+            self.word(step, f"{_figure(done)}/{_figure(total)}  {text}".rstrip())
+
+    def following(self, job: str) -> None:
+        """A job is being followed: an interrupt leaves it running, and says how to go on with it."""
+        self._job = job
+
+    def finished(self, step: str) -> None:
+        self._job = None
+        if self._bars is not None and step in self._tasks:
+            self._bars.remove_task(self._tasks.pop(step))
+
+    def record(self, figures: Mapping[str, Any]) -> None:
+        """One thing's figures: a two-column table, or JSON."""
+        if self.as_json:
+            self.json(dict(figures))
+            return
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in figures.items():
+            table.add_row(name, _figure(value))
+        self._out.print(table, markup=False, soft_wrap=True)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Many things of one kind: a table with a header, or a JSON list."""
+        if self.as_json:
+            self.json([dict(row) for row in rows])
+            return
+        if not rows:
+            return
+        table = Table(box=None, pad_edge=False)
+        for name in rows[0]:
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*(_figure(value) for value in row.values()))
+        self._out.print(table)
+
+    def text(self, text: str) -> None:
+        """Raw text on stdout, for pipes and for pasting: never wrapped."""
+        self._out.print(text, markup=False, soft_wrap=True)
+
+    def json(self, tree: Any) -> None:
+        print(json.dumps(tree, indent=2, default=str))  # noqa: T201 - rich would wrap and colour it
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.4f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_figure(item)}" for name, item in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)

@@ -1,0 +1,60 @@
+"""Where a command works: its cluster, store and registry, each opened when first needed.
+
+Knows how a command line's `--cluster`, `--address` and `--store` become these; not what is done with them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from cluster import session
+from cluster.session import Session
+from cluster.store import Store
+from trimtab.screen import Screen
+
+if TYPE_CHECKING:
+    from cluster.registry import Registry
+
+
+@dataclass(frozen=True)
+class Workspace:
+    screen: Screen
+    cluster_name: str = "default"
+    address: str | None = None
+    store_uri: str | None = None
+
+    @cached_property
+    def store(self) -> Store:
+        """Raises StoreError when the place cannot be written."""
+        return Store.open(self.store_uri or os.environ.get("TRIMTAB_STORE") or str(session.home() / "store"))
+
+    @cached_property
+    def registry(self) -> Registry:
+        from cluster.registry import Registry
+
+        return Registry.open(self.store)
+
+    def cluster(self) -> Session:
+        """The running cluster. Raises ClusterError when there is none."""
+        return session.require(self.cluster_name, self.address, on_word=self._word)
+
+    def cluster_or_new(self) -> Session:
+        """The running cluster, brought up here when there is none."""
+        found = session.find(self.cluster_name, self.address, on_word=self._word)
+        return found if found is not None else self.up()
+
+    def up(self, num_cpus: int | None = None, http_port: int | None = None) -> Session:
+        started = time.monotonic()
+        made = session.up(
+            self.cluster_name, num_cpus=num_cpus, http_port=http_port, store=self.store.uri, on_word=self._word
+        )
+        _ = self.registry  # its tables take seconds to make: now, not in the middle of a run
+        self._word(f"up in {time.monotonic() - started:.1f} s, dashboard {made.dashboard_url}")
+        return made
+
+    def _word(self, text: str) -> None:
+        self.screen.word("cluster", text)
