@@ -5,6 +5,7 @@ Knows the source kinds and what their folders look like; writes one file and nev
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ def _looked_at(data: str | None) -> tuple[list[str], str | None, bool, bool]:
     root = Path(data).expanduser()
     if not root.exists():
         raise DataError("--data", data, "no such file or folder", "name the folder that holds your data")
-    quoted = f"path: '{root}'"
+    quoted = f"path: {json.dumps(str(root))}"  # JSON's quotes are YAML's
     if (root / "train-images-idx3-ubyte.gz").exists():
         return ["kind: idx", quoted], None, False, (root / "t10k-images-idx3-ubyte.gz").exists()
     suffixes = Counter(path.suffix.lower() for path in islice(_files(root), FILES_LOOKED_AT))
@@ -97,7 +98,7 @@ def _looked_at(data: str | None) -> tuple[list[str], str | None, bool, bool]:
     if sum(suffixes[suffix] for suffix in IMAGE_SUFFIXES):
         folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
         if len(folders) < 2:
-            problem = f"has images but {len(folders)} class folders"
+            problem = f"has images but {len(folders)} class folder{'s' * (len(folders) != 1)}"
             raise DataError("--data", data, problem, "put each class's images into a folder of its own")
         return ["kind: image_folder", f"{quoted}  # classes: {', '.join(folders[:5])}"], _SIZE, True, False
     raise DataError("--data", data, "holds no images, tables or idx files", "name a folder with JPEG, PNG or Parquet")

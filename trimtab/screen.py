@@ -84,12 +84,9 @@ class Screen:
         if self.as_json:
             self.json(dict(figures))
             return
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
+        width = max(map(len, figures), default=0)
         for name, value in figures.items():
-            table.add_row(name, _figure(value))
-        self._out.print(table, markup=False, soft_wrap=True)
+            self.text(f"{name:<{width}}  {_figure(value)}")
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Many things of one kind: a table with a header, or a JSON list."""

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster import experiment as experiments
+from cluster.errors import ConfigError
+
+DIGITS = {"name": "digits", "data": {"source": {"kind": "digits"}}}
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "words"),
+    [
+        pytest.param("train.epoch=3", "train.epoch", "did you mean `epochs`?", id="unknown key, near one named"),
+        pytest.param("trian.epochs=3", "trian", "did you mean `train`?", id="unknown section"),
+        pytest.param("xyzzy=1", "xyzzy", "known keys here: data, model, name", id="unknown key, nothing near"),
+        pytest.param("data.source.pth=a", "data.source.pth", "known keys here: kind", id="unknown key of a source"),
+        pytest.param("train.epochs=many", "train.epochs", "should be a valid integer", id="wrong type"),
+        pytest.param("train.epochs=2.5", "train.epochs", "should be a valid integer", id="fraction for a count"),
+        pytest.param("train.epochs='3'", "train.epochs", "should be a valid integer", id="text for a number"),
+        pytest.param("train.workers=0", "train.workers", "greater than or equal to 1", id="below its bound"),
+        pytest.param("train.collective_timeout=10", "train.collective_timeout", "10m", id="duration without unit"),
+        pytest.param("train.collective_timeout=10.5", "train.collective_timeout", "10m", id="fraction without unit"),
+        pytest.param(
+            "train.collective_timeout=10MiB", "train.collective_timeout", "not a duration", id="size for time"
+        ),
+        pytest.param("serve.max_body=3x", "serve.max_body", "512MiB", id="unknown size unit"),
+        pytest.param("serve.max_body=10m", "serve.max_body", "not a size", id="time for a size"),
+        pytest.param("data.source.kind=foo", "data.source.kind", "'digits', 'idx'", id="unknown source kind"),
+        pytest.param("data.source={kind: idx}", "data.source.path", "add `path:`", id="missing key"),
+        pytest.param("name=Bad Name", "name", "pattern", id="name that no URL takes"),
+        pytest.param("data.split={validation: 0.6, test: 0.5}", "data.split", "keep their sum below 1", id="split"),
+        pytest.param("serve.replicas.min=3", "serve.replicas", "min 3 is above max 1", id="replicas"),
+        pytest.param("train={workers: 8, batch_size: 4}", "train", "batch_size 4 is below workers 8", id="batch"),
+        pytest.param("train", "--set", "write --set train.epochs=3", id="override without value"),
+        pytest.param("name.x=1", "--set", "holds a value", id="override below a value"),
+        pytest.param("name=[", "--set", "quote it", id="override that is not YAML"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_field_and_mend(override: str, field: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        experiments.parse(DIGITS, [override])
+
+    assert caught.value.field == field
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param("name: [", "is not YAML", id="broken YAML"),
+        pytest.param("- a\n- b\n", "not a mapping", id="a list"),
+        pytest.param("", "not a mapping", id="empty"),
+        pytest.param(b"\xff\xfe\x00", "cannot be read", id="not text"),
+    ],
+)
+def test_an_unusable_file_is_named(tmp_path: Path, content: str | bytes, words: str) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    with pytest.raises(ConfigError, match=words):
+        experiments.load(path)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trimtab init"):
+        experiments.load(tmp_path / "none.yaml")
+
+
+def test_overrides_are_typed_like_the_file_and_leave_it_alone() -> None:
+    tree = {**DIGITS, "train": {"epochs": 3}}
+
+    changed = experiments.parse(tree, ["train.epochs=5", "train.early_stopping=null", "serve.max_body=1MiB"])
+
+    assert (changed.train.epochs, changed.train.early_stopping, changed.serve.max_body) == (5, None, 1024**2)
+    assert tree["train"] == {"epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("200ms", 0.2), ("30s", 30.0), ("10m", 600.0), ("1.5h", 5400.0), ("7d", 604800.0)]
+)
+def test_durations_carry_their_unit(text: str, seconds: float) -> None:
+    made = experiments.parse(DIGITS, [f"train.collective_timeout={text}"])
+
+    assert made.train.collective_timeout == pytest.approx(seconds)
+
+
+def test_an_experiment_survives_the_way_to_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = experiments.parse(DIGITS, ["train.collective_timeout=90s", "data.image={height: 8, width: 8, channels: 1}"])
+
+    monkeypatch.setitem(os.environ, experiments.ENVIRONMENT, made.model_dump_json())
+
+    assert experiments.load("-") == made
+
+
+def test_a_fingerprint_changes_with_its_parts_alone() -> None:
+    made, same = experiments.parse(DIGITS), experiments.parse(DIGITS)
+    other = experiments.parse(DIGITS, ["train.epochs=7"])
+
+    assert experiments.fingerprint(made.train, 1) == experiments.fingerprint(same.train, 1)
+    assert experiments.fingerprint(made.train, 1) != experiments.fingerprint(other.train, 1)
+    assert experiments.fingerprint(made.data) == experiments.fingerprint(other.data)
