@@ -11,7 +11,8 @@ from cluster.experiment import fingerprint
 from jobs import sources
 from tasks.task import code_version
 
-PREPROCESS_CODE = ("jobs.preprocess", "jobs.sources")
+SOURCES = ("jobs.sources", "jobs.source_arrays", "jobs.source_images", "jobs.source_rows", "jobs.source_tables")
+PREPROCESS_CODE = ("jobs.preprocess", *SOURCES)
 TRAIN_CODE = ("jobs.loop", "jobs.train", "jobs.checkpoint")
 EVALUATE_CODE = ("jobs.evaluate", "ladder.variants", "ladder.bundle")
 

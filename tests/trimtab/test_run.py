@@ -1,0 +1,98 @@
+"""The quickstart's path from end to end on a real cluster: each step as a job, an endpoint, a second run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from cluster.session import Session
+from cluster.store import Store
+from serve import deploy
+
+Run = Callable[..., "CompletedProcess[str]"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def env(cluster: Session, home: Path) -> dict[str, str]:
+    return {"TRIMTAB_HOME": str(home), "TRIMTAB_CLUSTER": cluster.name, "TRIMTAB_STORE": cluster.store}
+
+
+@pytest.fixture
+def clean_endpoint(cluster: Session) -> Iterator[None]:
+    yield
+    deploy.undeploy(cluster, "digits")
+
+
+@pytest.mark.usefixtures("clean_endpoint")
+def test_from_a_file_to_an_answer_and_again_with_nothing_left_to_do(trimtab: Run, env: dict[str, str]) -> None:
+    first = trimtab("run", "experiments/digits.yaml", env=env, timeout_s=900)
+
+    assert first.returncode == 0, first.stderr
+    for step in ("preprocess", "train", "evaluate"):
+        assert f"{step:<11} done in" in first.stderr
+    figures = dict(line.split("  ", 1) for line in first.stdout.split("\n\n")[0].splitlines())
+    assert figures["rows in"].strip() == "1,797"
+    assert float(figures["test accuracy"]) > 0.95
+
+    # The line to paste works when pasted.
+    curl = first.stdout.split("try it:\n")[1].strip()
+    answer = json.loads(subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout)
+    assert answer["label"] in list("0123456789")
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+
+    second = trimtab("run", "experiments/digits.yaml", "--json", env=env, timeout_s=900)
+
+    assert second.returncode == 0, second.stderr
+    assert second.stderr.count("skipped, unchanged") == 3
+    again = json.loads(second.stdout)
+    assert again["model version"] == 1
+    assert [again["seconds"][step] for step in ("preprocess", "train", "evaluate")] == [0, 0, 0]
+
+    asked = trimtab("predict", "experiments/digits.yaml", _sample(curl), "--json", env=env)
+    assert json.loads(asked.stdout)["label"] == answer["label"]
+    rows = json.loads(trimtab("models", "digits", "--json", env=env).stdout)
+    assert [(row["version"], row["aliases"]) for row in rows] == [(1, ["stable"])]
+    assert "confusion" in trimtab("models", "digits", "--version", "stable", env=env).stdout.lower()
+
+
+def test_inline_gives_the_same_dataset_and_an_unmet_objective_is_not_deployed(
+    trimtab: Run, env: dict[str, str], experiment_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = experiment_file(
+        name="digits-gate", train={"epochs": 1}, serve={"objective": {"accuracy_at_least": 0.999}, "route": "/gate"}
+    )
+
+    done = trimtab("run", str(path), "--inline", env=env, timeout_s=900)
+
+    assert done.returncode == 3, done.stderr
+    assert "serve.objective.accuracy_at_least = 0.999" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_step_that_fails_in_a_job_says_why_in_one_sentence_and_leaves_nothing_half_made(
+    trimtab: Run, env: dict[str, str], experiment_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name in ("cat/1.png", "dog/1.png", "dog/2.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(b"no image at all")
+    before = Store.open(env["TRIMTAB_STORE"]).keys("datasets")
+    source: dict[str, Any] = {"kind": "image_folder", "path": str(tmp_path / "images")}
+
+    done = trimtab("run", str(experiment_file(name="broken", data={"source": source})), env=env)
+
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("trimtab: data.")
+    assert Store.open(env["TRIMTAB_STORE"]).keys("datasets") == before
+
+
+def _sample(curl: str) -> str:
+    return next(word[1:] for word in shlex.split(curl.replace("$(", "").replace(")", "")) if word.startswith("@"))
