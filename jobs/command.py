@@ -23,6 +23,7 @@ from cluster.errors import TrimtabError
 from cluster.registry import Registry
 from cluster.store import Store
 from jobs import keys
+from jobs.keys import Keys
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,7 @@ class Context:
     experiment: Experiment
     store: Store
     progress: progress.Progress
-    dataset: str  # keys of the results this step makes or reads
-    run: str
-    bundle: str
+    keys: Keys  # of the results this step makes or reads
 
     @cached_property
     def registry(self) -> Registry:
@@ -44,22 +43,15 @@ class Context:
 Step = Callable[[Context], dict[str, Any]]
 
 
-def context(step: str, experiment: Experiment, store: Store, dataset: str | None = None) -> Context:
-    """`dataset` saves looking at the data again when its key is known. Raises DataError."""
-    dataset = dataset or keys.dataset_key(experiment)
-    run = keys.run_key(experiment, dataset)
-    return Context(experiment, store, progress.Progress(step), dataset, run, keys.bundle_key(experiment, run))
-
-
 def main(step: str, body: Step, argv: Sequence[str] | None = None) -> int:
     """Run one step as a process; returns its exit code."""
     arguments = _arguments(step, argv)
     started = time.monotonic()
     try:
         experiment = experiments.load(arguments.experiment, arguments.set)
-        made = context(step, experiment, Store.open(arguments.store), arguments.dataset)
+        found = Keys(*arguments.keys) if arguments.keys else keys.of(experiment)
         session.connect()
-        figures = body(made)
+        figures = body(Context(experiment, Store.open(arguments.store), progress.Progress(step), found))
     except TrimtabError as error:
         progress.error(error)
         return error.exit_code
@@ -69,7 +61,7 @@ def main(step: str, body: Step, argv: Sequence[str] | None = None) -> int:
         # A bug of ours, not the user's mistake: the job's log keeps the whole of it.
         traceback.print_exc()
         return 1
-    progress.result(dataset=made.dataset, seconds=round(time.monotonic() - started, 3), **figures)
+    progress.result(**{**figures, "seconds": round(time.monotonic() - started, 3)})
     return 0
 
 
@@ -78,7 +70,8 @@ def _arguments(step: str, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("experiment", help=f"experiment file, or - for the JSON in {experiments.ENVIRONMENT}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     parser.add_argument("--store", default=os.environ.get("TRIMTAB_STORE"), help="folder or URI (TRIMTAB_STORE)")
-    parser.add_argument("--dataset", help="key of the dataset, when known")
+    what = "keys of dataset, run and bundle, when they were planned elsewhere"
+    parser.add_argument("--keys", nargs=3, metavar="KEY", help=what)
     arguments = parser.parse_args(argv if argv is not None else sys.argv[1:])
     if arguments.store is None:
         arguments.store = str(session.home() / "store")

@@ -223,7 +223,7 @@ def status(cluster: Cluster = "default", address: Address = None, as_json: Json 
     from cluster import session
 
     workspace = _workspace(as_json, cluster, address)
-    workspace.screen.record(session.status(cluster, address))
+    workspace.screen.tree(session.status(cluster, address))
 
 
 @app.command()

@@ -11,7 +11,7 @@ import importlib
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from cluster import experiment as experiments
@@ -40,10 +40,8 @@ class Planned:
 def plan(experiment: Experiment, store: Store) -> list[Planned]:
     """What `run` would do up to the model version. Raises DataError when the data cannot be used."""
     sources.preflight(experiment)
-    dataset = keys.dataset_key(experiment)
-    run = keys.run_key(experiment, dataset)
     planned: list[Planned] = []
-    for step, key in zip(RESULTS, (dataset, run, keys.bundle_key(experiment, run)), strict=True):
+    for step, key in zip(RESULTS, astuple(keys.of(experiment)), strict=True):
         if store.has(RESULTS[step], key):
             planned.append(Planned(step, key, True, "unchanged: same settings, data and code"))
         elif planned and not planned[-1].skip:
@@ -58,32 +56,34 @@ class Runner:
     """Runs steps of one experiment: as Ray Jobs on `cluster`, or in this process when `inline`."""
 
     experiment: Experiment
+    keys: keys.Keys
     cluster: Session
     store: Store
     inline: bool
     listener: Callable[[Event], None]
     on_job: Callable[[str], None]  # told a job's id before it is followed
 
-    def run(self, step: Planned, dataset: str) -> dict[str, Any]:
+    def run(self, step: Planned) -> dict[str, Any]:
         """Run one step to its end; returns its figures.
 
         Raises:
             TrimtabError: as the step raised it, with its exit code, or the last lines of a job that died.
         """
         self.store.check_room(0)
-        return self._inline(step, dataset) if self.inline else self._job(step, dataset)
+        return self._inline(step) if self.inline else self._job(step)
 
-    def _inline(self, step: Planned, dataset: str) -> dict[str, Any]:
+    def _inline(self, step: Planned) -> dict[str, Any]:
         session.connect(self.cluster)
         command, job = importlib.import_module("jobs.command"), importlib.import_module(f"jobs.{step.step}")
         with progress.listening(self.listener):
-            figures: dict[str, Any] = job.body(command.context(step.step, self.experiment, self.store, dataset))
+            said = progress.Progress(step.step)
+            figures: dict[str, Any] = job.body(command.Context(self.experiment, self.store, said, self.keys))
         return figures
 
-    def _job(self, step: Planned, dataset: str) -> dict[str, Any]:
+    def _job(self, step: Planned) -> dict[str, Any]:
         job = self._running(step) or submit.submit(
             self.cluster,
-            f"python -m jobs.{step.step} - --dataset {dataset}",
+            f"python -m jobs.{step.step} - --keys {' '.join(astuple(self.keys))}",
             submission_id=f"{self.experiment.name}-{step.step}-{step.key[:8]}-{uuid.uuid4().hex[:4]}",
             env={experiments.ENVIRONMENT: self.experiment.model_dump_json(), "TRIMTAB_STORE": self.store.uri},
             metadata={"step": step.step, "key": step.key},

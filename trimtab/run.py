@@ -12,6 +12,7 @@ from typing import Any
 from cluster.config import Experiment
 from cluster.progress import Event
 from cluster.session import Session
+from jobs.keys import Keys
 from ladder.bundle import read_bundle
 from tasks.dataset import read_dataset
 from trimtab import endpoint, pipeline
@@ -47,15 +48,17 @@ def run(experiment: Experiment, workspace: Workspace, last: str, inline: bool) -
     """
     outcome = Outcome(experiment)
     say = workspace.screen.word
-    steps = _up_to(last, pipeline.plan(experiment, workspace.store))
+    planned = pipeline.plan(experiment, workspace.store)
+    keys = Keys(*(step.key for step in planned))
+    steps = _up_to(last, planned)
     for step in steps:
         if step.skip:
             say(step.step, f"skipped, {step.why}")
             outcome.seconds[step.step] = 0.0
             continue
-        runner = _runner(experiment, workspace, inline)
+        runner = _runner(experiment, keys, workspace, inline)
         started = time.monotonic()
-        runner.run(step, steps[0].key)
+        runner.run(step)
         outcome.seconds[step.step] = round(time.monotonic() - started, 1)
         workspace.screen.finished(step.step)
         say(step.step, f"done in {outcome.seconds[step.step]} s")
@@ -70,7 +73,7 @@ def _up_to(last: str, steps: list[pipeline.Planned]) -> list[pipeline.Planned]:
     return steps[: names.index(last) + 1] if last in names else steps
 
 
-def _runner(experiment: Experiment, workspace: Workspace, inline: bool) -> pipeline.Runner:
+def _runner(experiment: Experiment, keys: Keys, workspace: Workspace, inline: bool) -> pipeline.Runner:
     screen = workspace.screen
 
     def listener(event: Event) -> None:
@@ -78,7 +81,7 @@ def _runner(experiment: Experiment, workspace: Workspace, inline: bool) -> pipel
             screen.progress(event.step, event.done, event.total, event.figures)
 
     return pipeline.Runner(
-        experiment, workspace.cluster_or_new(), workspace.store, inline, listener, on_job=screen.following
+        experiment, keys, workspace.cluster_or_new(), workspace.store, inline, listener, on_job=screen.following
     )
 
 
@@ -93,7 +96,9 @@ def _figures(workspace: Workspace, steps: list[pipeline.Planned]) -> dict[str, A
         "shards": sum(len(entries) for entries in dataset.shards.values()),
     }
     if "train" in keys:
-        figures["validation accuracy"] = workspace.store.manifest("runs", keys["train"])["metrics"]["accuracy"]
+        figures["validation accuracy"] = workspace.store.manifest("runs", keys["train"])["metrics"][
+            "validation_accuracy"
+        ]
     if "evaluate" in keys:
         bundle = read_bundle(workspace.store, keys["evaluate"])
         figures["test accuracy"] = bundle.metrics["accuracy"]

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -29,7 +30,7 @@ class Screen:
         self._err = Console(file=sys.stderr, highlight=False)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._last_line: dict[str, float] = {}
+        self._last_line: dict[str, tuple[str, float]] = {}
         self._job: str | None = None
 
     def __enter__(self) -> Self:
@@ -65,10 +66,11 @@ class Screen:
                 self._tasks[step] = self._bars.add_task(step, total=total, figures=text)
             self._bars.update(self._tasks[step], completed=done, total=total, figures=text)
             return
-        now = time.monotonic()
-        if done >= total or now - self._last_line.get(step, 0.0) >= LINE_EVERY_S:
-            self._last_line[step] = now
-            self.word(step, f"{_figure(done)}/{_figure(total)}  {text}".rstrip())
+        line, now = f"{_figure(done)}/{_figure(total)}  {text}".rstrip(), time.monotonic()
+        said, said_at = self._last_line.get(step, ("", 0.0))
+        if line != said and (done >= total or now - said_at >= LINE_EVERY_S):
+            self._last_line[step] = line, now
+            self.word(step, line)
 
     def following(self, job: str) -> None:
         """A job is being followed: an interrupt leaves it running, and says how to go on with it."""
@@ -106,6 +108,13 @@ class Screen:
         """Raw text on stdout, for pipes and for pasting: never wrapped."""
         self._out.print(text, markup=False, soft_wrap=True)
 
+    def tree(self, tree: Mapping[str, Any]) -> None:
+        """Something nested, as YAML for a person or as JSON."""
+        if self.as_json:
+            self.json(dict(tree))
+        else:
+            self.text(yaml.safe_dump(json.loads(json.dumps(tree, default=str)), sort_keys=False).rstrip())
+
     def json(self, tree: Any) -> None:
         print(json.dumps(tree, indent=2, default=str))  # noqa: T201 - rich would wrap and colour it
 
@@ -116,7 +125,7 @@ def _figure(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.4f}"
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_figure(item)}" for name, item in value.items()) or "-"
     if isinstance(value, list | tuple):

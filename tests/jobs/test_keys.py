@@ -1,23 +1,19 @@
 from __future__ import annotations
 
+import ast
 import gzip
 import os
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster import experiment as experiments
-from cluster.config import Experiment
 from jobs import keys
 
+ROOT = Path(__file__).resolve().parents[2]
 DIGITS: dict[str, Any] = {"name": "digits", "data": {"source": {"kind": "digits"}}}
-
-
-def all_keys(experiment: Experiment) -> tuple[str, str, str]:
-    dataset = keys.dataset_key(experiment)
-    run = keys.run_key(experiment, dataset)
-    return dataset, run, keys.bundle_key(experiment, run)
 
 
 @pytest.mark.parametrize(
@@ -31,24 +27,46 @@ def all_keys(experiment: Experiment) -> tuple[str, str, str]:
     ],
 )
 def test_a_setting_changes_the_keys_of_the_steps_that_read_it(override: str, num_unchanged: int) -> None:
-    before, after = all_keys(experiments.parse(DIGITS)), all_keys(experiments.parse(DIGITS, [override]))
+    before, after = keys.of(experiments.parse(DIGITS)), keys.of(experiments.parse(DIGITS, [override]))
 
-    assert [a == b for a, b in zip(before, after, strict=True)] == [i < num_unchanged for i in range(3)]
+    assert [a == b for a, b in zip(astuple(before), astuple(after), strict=True)] == [
+        i < num_unchanged for i in range(3)
+    ]
 
 
 def test_data_that_changed_gives_another_dataset(tmp_path: Path) -> None:
     for part in ("train-images-idx3", "train-labels-idx1"):
         (tmp_path / f"{part}-ubyte.gz").write_bytes(gzip.compress(b"anything"))
     experiment = experiments.parse({"name": "x", "data": {"source": {"kind": "idx", "path": str(tmp_path)}}})
-    before = keys.dataset_key(experiment)
+    before = keys.of(experiment).dataset
 
     os.utime(tmp_path / "train-images-idx3-ubyte.gz", (1, 1))
 
-    assert keys.dataset_key(experiment) != before
+    assert keys.of(experiment).dataset != before
 
 
-def test_every_module_that_reads_data_is_part_of_the_key() -> None:
-    folder = Path(keys.__file__).parent
-    readers = {f"jobs.{path.stem}" for path in folder.glob("source*.py")}
+@pytest.mark.parametrize(
+    ("step", "listed"),
+    [
+        ("preprocess", keys.PREPROCESS_CODE),
+        ("train", keys.TRAIN_CODE),
+        ("evaluate", keys.EVALUATE_CODE),
+    ],
+)
+def test_every_module_of_ours_that_a_step_imports_is_part_of_its_key(step: str, listed: tuple[str, ...]) -> None:
+    # Those that only carry words and keys do not decide a result; tasks have a hash of their own.
+    carriers = {"jobs.command", "jobs.keys", "jobs.follower"}
 
-    assert readers <= set(keys.PREPROCESS_CODE)
+    assert _imported(f"jobs.{step}", set(carriers)) - carriers <= set(listed)
+
+
+def _imported(module: str, seen: set[str]) -> set[str]:
+    seen.add(module)
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("jobs", "ladder"):
+            names = [f"{node.module}.{a.name}" for a in node.names] if "." not in (node.module or "") else [node.module]
+            for name in names:
+                if name not in seen:
+                    _imported(str(name), seen)
+    return seen

@@ -23,7 +23,7 @@ def test_off_a_terminal_progress_is_a_line_now_and_then_and_the_last(capsys: pyt
             screen.progress("train", done, 100, {"loss": 0.5})
 
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "train       100/100  loss 0.5000"
+    assert lines[-1] == "train       100/100  loss 0.5"
     assert len(lines) < 5
     assert "\x1b" not in "".join(lines)
 
