@@ -1,0 +1,111 @@
+"""What a training must remember to go on where it stopped, as one file; and the folder its checkpoints lie in.
+
+A state is a dict of tensors and plain values, so that it is read back without running code from it. Ray Train
+makes a checkpoint exist by naming it in a snapshot file; this module knows that file only to notice a broken one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyarrow import fs
+
+from cluster.config import EarlyStopping
+from cluster.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+STATE = "state.pt"
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's
+
+
+@dataclass
+class Course:
+    """How a training has gone so far: its history, its best epoch and whether it is over."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)  # one entry per finished epoch
+    best_epoch: int = -1
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)  # on the CPU
+    stale: int = 0  # epochs since the last improvement that counts
+    over: str = ""  # why it ended, empty while it goes on
+    attempt: int = 1  # which start of the worker group this is
+
+    def record(self, entry: dict[str, Any], weights: dict[str, torch.Tensor], rule: EarlyStopping | None) -> None:
+        """Add a finished epoch and decide: pure in `entry`, so that equal numbers give every rank the same answer."""
+        rank, needed = _rank(entry, rule), rule.min_delta if rule else 0.0
+        best = _rank(self.history[self.best_epoch], rule) if self.best_epoch >= 0 else None
+        self.stale = 0 if best is None or rank[0] > best[0] + needed else self.stale + 1
+        self.history.append(entry)
+        if best is None or rank > best:
+            self.best_epoch = len(self.history) - 1
+            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        if rule is not None:
+            self.over = _reason_to_stop(entry, rule, self.stale)
+
+
+def _rank(entry: dict[str, Any], rule: EarlyStopping | None) -> tuple[float, float]:
+    """Greater is better; equal accuracies are told apart by their loss."""
+    accuracy, loss = entry["validation_accuracy"], -entry["validation_loss"]
+    return (loss, accuracy) if rule is not None and rule.metric == "loss" else (accuracy, loss)
+
+
+def _reason_to_stop(entry: dict[str, Any], rule: EarlyStopping, stale: int) -> str:
+    value = entry[f"validation_{rule.metric}"]
+    if rule.target is not None and (value <= rule.target if rule.metric == "loss" else value >= rule.target):
+        return f"validation {rule.metric} reached {rule.target}"
+    return f"no better {rule.metric} for {stale} epochs" if stale >= rule.patience else ""
+
+
+def save(folder: Path, parts: dict[str, Any], course: Course) -> None:
+    """Write `state.pt`: the state dicts in `parts` (model, optimizer, scheduler) and the course."""
+    import torch
+
+    torch.save({**parts, "course": asdict(copy.copy(course))}, folder / STATE)
+
+
+def load(folder: Path) -> tuple[dict[str, Any], Course]:
+    """The parts and the course, tensors on the CPU."""
+    import torch
+
+    parts = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    return parts, Course(**parts.pop("course"))
+
+
+def storage_path(store: Store) -> str:
+    """Where Ray Train keeps the runs' folders; in the store, so that another driver finds them."""
+    return f"{store.uri}/checkpoints"
+
+
+def discard(store: Store, key: str) -> None:
+    """Remove a run's checkpoints; nothing happens when there are none."""
+    system, path = _folder(store, key)
+    with contextlib.suppress(FileNotFoundError):
+        system.delete_dir(path)
+
+
+def discard_if_broken(store: Store, key: str) -> bool:
+    """Remove a run whose snapshot was cut off in the middle of being written: it could never go on."""
+    system, path = _folder(store, key)
+    try:
+        with system.open_input_stream(f"{path}/{SNAPSHOT}") as stream:
+            json.loads(stream.read())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        discard(store, key)
+        return True
+    return False
+
+
+def _folder(store: Store, key: str) -> tuple[Any, str]:
+    path = f"{storage_path(store)}/{key}"
+    if store.local is not None:
+        return fs.LocalFileSystem(), path
+    system, inside = fs.FileSystem.from_uri(path)
+    return system, inside

@@ -1,0 +1,146 @@
+"""A model version described for people: a card in Markdown and a picture of its confusion matrix.
+
+Knows how to say things, measures nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from cluster.config import Experiment
+from tasks.dataset import SPLITS, Dataset
+
+SHOWN_CLASSES = 50  # beyond that tables and pictures stop being readable
+
+
+def text(experiment: Experiment, dataset: Dataset, trained: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """The card; `trained` is the run's manifest, `metrics` those of `jobs.evaluate.measure`."""
+    parts = [
+        f"# {experiment.name}\n\nA classifier made by Trimtab from the experiment `{experiment.name}`.",
+        _data(experiment, dataset),
+        _recipe(experiment, trained),
+        _results(trained, metrics),
+        _classes(metrics),
+        _limits(dataset, metrics),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def confusion_picture(confusion: list[list[int]], labels: tuple[str, ...]) -> bytes:
+    """PNG of a confusion matrix [true][predicted]; cells show each row's share."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = np.array(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(14.0, 3.0 + 0.45 * len(labels))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    FigureCanvasAgg(figure)  # no window system, no pyplot and so no global state
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(labels) <= SHOWN_CLASSES:
+        names = [_plain(label) for label in labels]
+        # A `$` in a label is no formula.
+        axes.set_xticks(range(len(labels)), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(labels)), names, parse_math=False)
+    if len(labels) <= 20:
+        for i, j in zip(*counts.nonzero(), strict=True):
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour, fontsize=8)
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a label in a script that the font lacks is drawn as boxes
+        figure.savefig(out, format="png", dpi=100, metadata={"Software": None})
+    return out.getvalue()
+
+
+def png(row: np.ndarray) -> bytes:
+    """uint8 [height, width, 1 or 3] as a PNG."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(row[:, :, 0] if row.shape[2] == 1 else row).save(out, "PNG")
+    return out.getvalue()
+
+
+def _data(experiment: Experiment, dataset: Dataset) -> str:
+    counts = ", ".join(f"{dataset.num_rows(split):,} {split}" for split in SPLITS)
+    shape = " x ".join(map(str, dataset.encoding.shape))
+    rejected = dataset.rejected["total"]
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(dataset.rejected["reasons"].items()))
+    return (
+        "## Data\n\n"
+        f"Source `{experiment.data.source.kind}`, dataset `{dataset.key}`: {dataset.rows_in:,} rows read, "
+        f"{rejected:,} rejected{f' ({reasons})' if reasons else ''}; {counts}. "
+        f"Rows are {dataset.encoding.dtype} {shape} with {len(dataset.encoding.labels)} labels. "
+        "The statistics for normalising come from the training rows alone."
+    )
+
+
+def _recipe(experiment: Experiment, trained: dict[str, Any]) -> str:
+    recipe, model = experiment.train, experiment.model
+    num_rows, seconds = trained["rows"], trained["seconds"]
+    return (
+        "## How it was made\n\n"
+        f"Task `{experiment.task}`, network `{model.network}` (dropout {model.dropout}, label smoothing "
+        f"{model.label_smoothing}), AdamW with a one-cycle schedule: peak learning rate {recipe.learning_rate}, "
+        f"weight decay {recipe.weight_decay}, batch {recipe.batch_size}, augmentation `{recipe.augment}`, "
+        f"seed {experiment.seed}, {recipe.workers} worker{'s' if recipe.workers > 1 else ''}. "
+        f"{trained['epochs']} of at most {recipe.epochs} epochs ({trained['over']}); the weights are those of epoch "
+        f"{trained['best_epoch'] + 1}, the best on the validation split. "
+        f"{num_rows:,} rows in {seconds:.1f} s, {trained['cpu_s']:.1f} CPU-seconds on the workers."
+    )
+
+
+def _results(trained: dict[str, Any], metrics: dict[str, Any]) -> str:
+    validation = trained["metrics"]
+    n, accuracy = metrics["rows"], metrics["accuracy"]
+    error = math.sqrt(accuracy * (1 - accuracy) / n)
+    return (
+        f"## Results on {n:,} test rows\n\n"
+        "| metric | value |\n|---|---|\n"
+        f"| accuracy | {accuracy:.4f} (standard error {error:.4f}) |\n"
+        f"| macro F1 | {metrics['macro_f1']:.4f} |\n"
+        f"| log loss | {metrics['log_loss']:.4f} |\n"
+        f"| expected calibration error, 15 bins | {metrics['calibration_error']:.4f} |\n"
+        f"| accuracy on the validation split | {validation['validation_accuracy']:.4f} |\n\n"
+        "Measured once, on the ONNX form that is served. ![Confusion matrix](confusion.png)"
+    )
+
+
+def _classes(metrics: dict[str, Any]) -> str:
+    ranked = sorted(metrics["classes"].items(), key=lambda item: item[1]["f1"])
+    shown = dict(ranked[:SHOWN_CLASSES]) if len(ranked) > SHOWN_CLASSES else metrics["classes"]
+    title = "## By class" if shown is metrics["classes"] else f"## The {SHOWN_CLASSES} weakest classes"
+    lines = [
+        f"| {_escaped(label)} | {c['precision']:.4f} | {c['recall']:.4f} | {c['f1']:.4f} | {c['rows']:,} |"
+        for label, c in shown.items()
+    ]
+    return f"{title}\n\n| class | precision | recall | F1 | rows |\n|---|---|---|---|---|\n" + "\n".join(lines)
+
+
+def _limits(dataset: Dataset, metrics: dict[str, Any]) -> str:
+    weakest, figures = min(metrics["classes"].items(), key=lambda item: item[1]["f1"])
+    return (
+        "## Limits\n\n"
+        f"It knows {len(dataset.encoding.labels)} labels and gives one of them to every input, also to one that is "
+        f"none of them. The figures hold for inputs like the test rows; its weakest class there is "
+        f"{_escaped(weakest)} (F1 {figures['f1']:.4f}). Small classes have uncertain figures. Inputs of another size "
+        "are scaled, which blurs or distorts them."
+    )
+
+
+def _escaped(label: str) -> str:
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>|#" else c for c in _plain(label))
+
+
+def _plain(label: str, limit: int = 40) -> str:
+    text = " ".join(label.split())  # a line break would end a table's row
+    return text if len(text) <= limit else text[: limit - 3] + "..."

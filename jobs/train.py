@@ -1,0 +1,238 @@
+"""The training step: drive Ray Train over a dataset and publish the best epoch's weights as a run.
+
+The run's checkpoints lie under its key until it is published, so that a driver that died goes on with the same
+key where the last one stopped; a published run is never trained again. What happens on the workers stands in
+`jobs.loop`; what becomes of the weights in `jobs.evaluate`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cluster.config import Experiment
+from cluster.errors import ConfigError, DataError, TrimtabError
+from cluster.progress import Progress
+from cluster.store import Store
+from jobs import checkpoint
+from jobs.checkpoint import Course
+from jobs.follower import Board, Follower, RunLog
+from tasks.dataset import Dataset, read_dataset
+
+if TYPE_CHECKING:
+    from cluster.registry import Registry
+    from jobs.command import Context
+
+MEMORY_SHARE = 0.25  # of what is free, for the rows of all workers together
+CPU_SHARE = 0.75  # of the cluster's, for the workers: serving replicas and Ray Data's tasks need some too
+
+
+def body(context: Context) -> dict[str, Any]:
+    """The step as `jobs.command` runs it."""
+    key, registry = context.keys.run, context.registry
+    return run(context.experiment, context.store, context.keys.dataset, key, context.progress, registry)
+
+
+def run(
+    experiment: Experiment,
+    store: Store,
+    dataset_key: str,
+    key: str,
+    progress: Progress,
+    registry: Registry | None = None,
+    max_memory_bytes: int | None = None,
+) -> dict[str, Any]:
+    """Train and publish `runs/<key>`; returns its figures. Does nothing but that when it is published already.
+
+    Larger datasets than `max_memory_bytes` (default: a quarter of the free memory) are streamed.
+
+    Raises:
+        ConfigError: more workers or GPUs asked for than the cluster has.
+        DataError: fewer training rows than workers.
+        NotFoundError: no such dataset.
+        TrimtabError: the loss became infinite, or workers died more often than `train.max_failures`.
+    """
+    if store.has("runs", key):
+        return _figures(store.manifest("runs", key))
+    dataset = read_dataset(store, dataset_key)
+    _check_rows(experiment, dataset)
+    checkpoint.discard_if_broken(store, key)
+    follower = Follower(progress, experiment.train.epochs)
+    with _registered(registry, experiment, dataset_key, key) as log:
+        follower.log = log
+        course, feed = _fit(experiment, store, dataset, key, follower, max_memory_bytes)
+        follower.finish(course)
+        manifest = _publish(experiment, store, dataset, key, course, feed=feed, mlflow_run=log.run_id)
+    checkpoint.discard(store, key)
+    return _figures(manifest)
+
+
+def _check_rows(experiment: Experiment, dataset: Dataset) -> None:
+    num_rows, workers = dataset.num_rows("train"), experiment.train.workers
+    if num_rows < workers:
+        raise DataError("train.workers", workers, f"there are only {num_rows} training rows", "lower it or add data")
+    if dataset.num_rows("validation") == 0:
+        share = experiment.data.split.validation
+        raise DataError("data.split.validation", share, "no row fell into the validation split", "raise it or add data")
+
+
+def _fit(
+    experiment: Experiment, store: Store, dataset: Dataset, key: str, follower: Follower, max_bytes: int | None
+) -> tuple[Course, str]:
+    """Run Ray Train to its end; the course of the last checkpoint, and whether rows came by `memory` or `stream`."""
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from jobs.loop import Work, loop
+
+    recipe = experiment.train
+    stream = _must_stream(dataset, recipe.workers, max_bytes)
+    board = ray.remote(num_cpus=0)(Board).remote()
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={"work": Work(experiment, store, dataset.key, stream, board)},
+        torch_config=TorchConfig(timeout_s=max(1, round(recipe.collective_timeout))),
+        scaling_config=ScalingConfig(num_workers=recipe.workers, **_resources(experiment, ray.cluster_resources())),
+        datasets={"train": _ray_dataset(store, dataset)} if stream else None,
+        run_config=RunConfig(
+            name=key,
+            storage_path=checkpoint.storage_path(store),
+            logging_config=LoggingConfig(log_level="CRITICAL"),
+            failure_config=FailureConfig(max_failures=recipe.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=recipe.keep_checkpoints),
+        ),
+    )
+    try:
+        with follower.watch(board):
+            result = trainer.fit()
+    except TrainingFailedError as error:
+        raise _sentence(error, recipe.max_failures) from error
+    finally:
+        ray.kill(board)
+    if result.return_value["failure"]:
+        checkpoint.discard(store, key)  # going on from there would only fail again
+        raise TrimtabError(result.return_value["failure"])
+    with result.checkpoint.as_directory() as folder:
+        return checkpoint.load(Path(folder))[1], "stream" if stream else "memory"
+
+
+def _must_stream(dataset: Dataset, workers: int, max_bytes: int | None) -> bool:
+    """Whether a copy of the rows on each worker would take more memory than it may."""
+    import psutil
+
+    row_bytes = math.prod(dataset.encoding.shape) * np.dtype(dataset.encoding.dtype).itemsize
+    num_rows = dataset.num_rows("train") + dataset.num_rows("validation")
+    bound = max_bytes if max_bytes is not None else int(psutil.virtual_memory().available * MEMORY_SHARE)
+    return num_rows * row_bytes * workers > bound
+
+
+def _ray_dataset(store: Store, dataset: Dataset) -> Any:
+    import ray.data
+
+    root = f"{store.uri}/datasets/{dataset.key}"
+    paths = [f"{root}/{entry['file']}" for entry in dataset.shards["train"] if entry["rows"]]
+    return ray.data.read_parquet(paths).select_columns(["x", "y"])
+
+
+def _resources(experiment: Experiment, cluster: dict[str, float]) -> dict[str, Any]:
+    """What each worker reserves. Raises ConfigError when the cluster cannot have that much."""
+    recipe, cpus, gpus = experiment.train, cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+    if recipe.device == "cuda" and gpus < recipe.workers:
+        problem = f"the cluster has {gpus:g} GPUs for {recipe.workers} workers"
+        raise ConfigError("train.device", recipe.device, problem, "lower train.workers or use device: auto")
+    if cpus < recipe.workers:
+        problem = f"the cluster has {cpus:g} CPUs"
+        raise ConfigError("train.workers", recipe.workers, problem, "lower it, or start the cluster with more CPUs")
+    share = min(1.0, int(100 * CPU_SHARE * cpus / recipe.workers) / 100)
+    use_gpu = recipe.device != "cpu" and gpus >= recipe.workers
+    return {"use_gpu": use_gpu, "resources_per_worker": {"CPU": share, **({"GPU": 1} if use_gpu else {})}}
+
+
+def _sentence(error: Any, max_failures: int) -> TrimtabError:
+    """What went wrong, from Ray's account of every rank: our own errors as they were, others in one line."""
+    causes = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
+    for cause in causes:
+        inner: BaseException | None = cause
+        while inner is not None:
+            if isinstance(inner, TrimtabError):
+                return inner
+            inner = getattr(inner, "cause", None) or inner.__cause__
+    lines = [line for cause in causes for line in str(cause).strip().splitlines()[-1:]]
+    reason = lines[0] if lines else type(error).__name__
+    return TrimtabError(f"training failed and was not started again (train.max_failures = {max_failures}): {reason}")
+
+
+def _publish(
+    experiment: Experiment, store: Store, dataset: Dataset, key: str, course: Course, **more: Any
+) -> dict[str, Any]:
+    from safetensors.torch import save
+
+    best = course.history[course.best_epoch]
+    weights = save({name: tensor.contiguous() for name, tensor in course.best_weights.items()})
+    history = json.dumps(course.history, indent=1).encode()
+    with store.stage("runs", key) as staging:
+        return staging.publish(
+            {
+                "experiment": experiment.model_dump(mode="json"),
+                "dataset": dataset.key,
+                "encoding": dataset.encoding.to_json(),
+                "best_epoch": best["epoch"],
+                "epochs": len(course.history),
+                "over": course.over or "all epochs done",
+                "metrics": {name: best[name] for name in ("train_loss", "validation_loss", "validation_accuracy")},
+                "seconds": sum(entry["seconds"] for entry in course.history),
+                "cpu_s": sum(entry["cpu_s"] for entry in course.history),
+                "rows": sum(entry["rows"] for entry in course.history),
+                **more,
+                "files": {
+                    "weights": staging.write("weights.safetensors", weights),
+                    "history": staging.write("history.json", history),
+                },
+            }
+        )
+
+
+def _figures(manifest: dict[str, Any]) -> dict[str, Any]:
+    metrics = manifest["metrics"]
+    return {
+        "epochs": manifest["epochs"],
+        "best_epoch": manifest["best_epoch"] + 1,
+        "validation_accuracy": round(metrics["validation_accuracy"], 4),
+        "validation_loss": round(metrics["validation_loss"], 4),
+        "rows_per_s": round(manifest["rows"] / max(manifest["seconds"], 1e-9)),
+        "stopped": manifest["over"],
+    }
+
+
+@contextlib.contextmanager
+def _registered(registry: Registry | None, experiment: Experiment, dataset: str, key: str) -> Iterator[RunLog]:
+    """A run in the registry that ends as the block does."""
+    if registry is None:
+        yield RunLog(None, None)
+        return
+    sections = {"model": experiment.model.model_dump(mode="json"), "train": experiment.train.model_dump(mode="json")}
+    params = {f"{section}.{name}": value for section, tree in sections.items() for name, value in tree.items()}
+    params["seed"] = experiment.seed
+    run_id = registry.start_run(experiment.name, key, params, {"dataset": dataset})
+    try:
+        yield RunLog(registry, run_id)
+    except KeyboardInterrupt:
+        registry.end_run(run_id, "KILLED")
+        raise
+    except Exception:
+        registry.end_run(run_id, "FAILED")
+        raise
+    registry.end_run(run_id, "FINISHED")
+
+
+if __name__ == "__main__":
+    from jobs import command
+
+    raise SystemExit(command.main("train", body))

@@ -1,0 +1,121 @@
+"""Executable forms of a model: made from a network at training time, run by a replica.
+
+The two halves share a file because they share a contract: one input of encoded rows, one output
+`probabilities` float32 [n, num_labels]. Making needs torch; running must not, so that a replica starts light.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cluster.errors import TrimtabError
+from tasks.task import Encoding
+
+if TYPE_CHECKING:
+    import torch
+
+OUTPUT = "probabilities"
+CHECKED_ROWS = 5  # not the two of the example: the batch must not be fixed in the graph
+TOLERANCE = 1e-3  # of a probability; kernels of the two engines round differently
+
+
+class ExportError(TrimtabError):
+    """The network has no form that a replica could run."""
+
+
+def export_onnx(network: torch.nn.Module, encoding: Encoding, input_name: str = "image") -> bytes:
+    """The network with its softmax as an ONNX graph; rows [n, *shape] in, `probabilities` float32 [n, num_labels] out.
+
+    Raises:
+        ExportError: it cannot be exported, answers something that is not finite, or answers unlike the network.
+    """
+    import torch
+
+    class WithSoftmax(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(self.network(rows).float(), dim=1)
+
+    model = WithSoftmax().cpu().eval()
+    rows = _example(encoding, CHECKED_ROWS)
+    try:
+        data = _traced(model, torch.from_numpy(rows[:2]), input_name)
+    except Exception as error:  # the exporter raises errors of many libraries
+        raise ExportError(f"the network cannot be exported to ONNX ({_first_line(error)})") from error
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(rows)).numpy()
+    _check(OnnxPredictor(data), rows, expected)
+    return data
+
+
+def _traced(model: torch.nn.Module, example: torch.Tensor, input_name: str) -> bytes:
+    import torch
+
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter warns of its own internals
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=[input_name],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("n")},),
+            )
+    finally:
+        exporter.setLevel(level)
+    assert program is not None
+    data: bytes = program.model_proto.SerializeToString()
+    return data
+
+
+def _check(predictor: OnnxPredictor, rows: np.ndarray, expected: np.ndarray) -> None:
+    if not np.isfinite(expected).all():
+        raise ExportError("the network answers NaN or infinity; train it with a lower train.learning_rate")
+    for n in (1, len(rows)):
+        difference = float(np.abs(predictor(rows[:n]) - expected[:n]).max())
+        if not difference <= TOLERANCE:
+            raise ExportError(f"the ONNX form differs from the network by {difference:.2g} in a probability")
+
+
+def _example(encoding: Encoding, n: int) -> np.ndarray:
+    """Random rows [n, *shape] over the whole range of the encoding's dtype."""
+    generator, dtype = np.random.default_rng(0), np.dtype(encoding.dtype)
+    if dtype.kind in "iu":
+        top = min(int(np.iinfo(dtype).max), 255)
+        return generator.integers(0, top + 1, (n, *encoding.shape)).astype(dtype)
+    return generator.standard_normal((n, *encoding.shape)).astype(dtype)
+
+
+class OnnxPredictor:
+    """Runs an exported model; one instance may be called from several threads."""
+
+    def __init__(self, data: bytes, threads: int = 1) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # would steal the next replica's core
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Rows [n, *shape] in the encoding's dtype -> probabilities float32 [n, num_labels]."""
+        answer: np.ndarray = self._session.run([OUTPUT], {self._input: rows})[0]
+        return answer
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.config import EarlyStopping
+from cluster.store import Store
+from jobs import checkpoint
+from jobs.checkpoint import Course
+
+
+def course_of(accuracies: list[float], rule: EarlyStopping | None, losses: list[float] | None = None) -> Course:
+    """A course that went on until it was over or the numbers ran out; its weights are its epoch."""
+    course = Course()
+    for epoch, accuracy in enumerate(accuracies):
+        if course.over:
+            break
+        loss = losses[epoch] if losses else 1.0
+        entry = {"epoch": epoch, "validation_accuracy": accuracy, "validation_loss": loss}
+        course.record(entry, {"w": torch.tensor(float(epoch))}, rule)
+    return course
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "rule", "epochs", "best"),
+    [
+        pytest.param([0.1, 0.2, 0.3], None, 3, 2, id="no rule: all epochs"),
+        pytest.param([0.3, 0.2, 0.2, 0.1], None, 4, 0, id="no rule: the best is kept"),
+        pytest.param([0.3, 0.2, 0.1, 0.9], EarlyStopping(patience=2), 3, 0, id="patience ends"),
+        pytest.param([0.3, 0.2, 0.4, 0.3, 0.3, 0.9], EarlyStopping(patience=2), 5, 2, id="patience begins again"),
+        pytest.param([0.30, 0.31, 0.32], EarlyStopping(patience=2, min_delta=0.05), 3, 2, id="small steps are stale"),
+        pytest.param([0.5, 0.9, 0.95], EarlyStopping(target=0.9), 2, 1, id="target reached"),
+    ],
+)
+def test_a_course_stops_by_its_rule_and_keeps_its_best_weights(accuracies, rule, epochs, best):
+    course = course_of(accuracies, rule)
+
+    assert len(course.history) == epochs
+    assert course.best_epoch == best
+    assert course.best_weights["w"] == best
+
+
+def test_equal_accuracies_are_told_apart_by_their_loss():
+    course = course_of([0.9, 0.9, 0.9], None, losses=[0.3, 0.1, 0.2])
+
+    assert course.best_epoch == 1
+
+
+def test_the_loss_can_be_the_metric():
+    course = course_of([0.1, 0.9, 0.9, 0.9], EarlyStopping(metric="loss", patience=2), losses=[0.1, 0.3, 0.2, 0.0])
+
+    assert (course.best_epoch, len(course.history)) == (0, 3)
+    assert course.over == "no better loss for 2 epochs"
+
+
+def test_best_weights_do_not_change_with_the_network():
+    weights = torch.zeros(3)
+    course = Course()
+    course.record({"epoch": 0, "validation_accuracy": 1.0, "validation_loss": 0.0}, {"w": weights}, None)
+
+    weights += 1
+
+    assert torch.equal(course.best_weights["w"], torch.zeros(3))
+
+
+def test_a_state_is_read_back_without_running_code(tmp_path: Path):
+    course = course_of([0.5, 0.25], None)
+
+    checkpoint.save(tmp_path, {"model": {"w": torch.ones(2)}}, course)
+    parts, again = checkpoint.load(tmp_path)
+
+    assert torch.equal(parts["model"]["w"], torch.ones(2))
+    assert (again.history, again.best_epoch, again.best_weights) == (course.history, 0, course.best_weights)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "broken"),
+    [
+        pytest.param(None, False, id="none yet"),
+        pytest.param('{"checkpoints": []}', False, id="whole"),
+        pytest.param('{"checkpoints": [', True, id="cut off"),
+        pytest.param("", True, id="empty"),
+    ],
+)
+def test_a_run_whose_snapshot_was_cut_off_is_removed(store: Store, snapshot: str | None, broken: bool):
+    folder = Path(checkpoint.storage_path(store)) / "key"
+    folder.mkdir(parents=True)
+    if snapshot is not None:
+        (folder / checkpoint.SNAPSHOT).write_text(snapshot)
+
+    assert checkpoint.discard_if_broken(store, "key") is broken
+    assert folder.exists() is not broken
+
+
+def test_discarding_what_is_not_there_does_nothing(store: Store):
+    checkpoint.discard(store, "key")

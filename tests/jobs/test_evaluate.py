@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load, save
+
+from cluster.config import Experiment
+from cluster.errors import DataError, NotFoundError
+from cluster.store import Store
+from jobs import evaluate
+from ladder.bundle import read_bundle
+from ladder.variants import OnnxPredictor
+from tasks.dataset import read_dataset
+from tasks.task import load_task
+
+EXPERIMENT = Experiment.model_validate({"name": "digits", "data": {"source": {"kind": "digits"}}})
+LABELS = ("a", "b", "c", "d")
+
+
+def guesses(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that lean towards the truth but are often wrong."""
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(0, 4, n)
+    logits = generator.normal(size=(n, 4)) + 1.5 * np.eye(4)[truth]
+    return (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32), truth
+
+
+def publish_run(store: Store, dataset_key: str) -> str:
+    """A run as training publishes it, of a network that nobody trained."""
+    dataset = read_dataset(store, dataset_key)
+    torch.manual_seed(0)
+    network = load_task(EXPERIMENT).network(dataset.encoding)
+    weights = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    with store.stage("runs", "run") as staging:
+        staging.publish(
+            {
+                "experiment": EXPERIMENT.model_dump(mode="json"),
+                "dataset": dataset_key,
+                "encoding": dataset.encoding.to_json(),
+                "best_epoch": 0,
+                "epochs": 1,
+                "over": "all epochs done",
+                "feed": "memory",
+                "metrics": {"train_loss": 2.3, "validation_loss": 2.3, "validation_accuracy": 0.1},
+                "seconds": 1.0,
+                "cpu_s": 1.0,
+                "rows": 1397,
+                "mlflow_run": None,
+                "files": {
+                    "weights": staging.write("weights.safetensors", weights),
+                    "history": staging.write("history.json", b"[]"),
+                },
+            }
+        )
+    return "run"
+
+
+@pytest.fixture
+def evaluated(store: Store, publish_digits: Callable[..., str]) -> tuple[Store, dict[str, Any]]:
+    publish_digits(store, EXPERIMENT)
+    return store, evaluate.run(EXPERIMENT, store, "digits", publish_run(store, "digits"), "bundle")
+
+
+def test_metrics_are_those_of_scikit_learn():
+    from sklearn import metrics as sk
+
+    probabilities, truth = guesses()
+
+    got = evaluate.measure(probabilities, truth, LABELS)
+
+    predicted = probabilities.argmax(axis=1)
+    precision, recall, f1, rows = sk.precision_recall_fscore_support(truth, predicted)
+    assert got["accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted))
+    assert got["macro_f1"] == pytest.approx(sk.f1_score(truth, predicted, average="macro"))
+    assert got["log_loss"] == pytest.approx(sk.log_loss(truth, probabilities.astype(float)), rel=1e-5)
+    assert got["confusion"] == sk.confusion_matrix(truth, predicted).tolist()
+    for i, label in enumerate(LABELS):
+        expected = {"precision": precision[i], "recall": recall[i], "f1": f1[i], "rows": rows[i]}
+        assert got["classes"][label] == pytest.approx(expected)
+    json.dumps(got)
+
+
+def test_a_class_without_rows_or_predictions_has_zeros_and_no_warnings():
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]], np.float32)
+
+    got = evaluate.measure(probabilities, np.array([0, 1]), ("a", "b", "c"))
+
+    assert got["classes"]["b"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 1}
+    assert got["classes"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 0}
+    assert got["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "right", "error"),
+    [
+        pytest.param([1.0, 1.0], [True, True], 0.0, id="sure and right"),
+        pytest.param([1.0, 1.0], [True, False], 0.5, id="sure and half right"),
+        pytest.param([0.75] * 4, [True, True, True, False], 0.0, id="as right as it says"),
+        pytest.param([0.9, 0.6], [False, True], (0.9 + 0.4) / 2, id="gaps in two bins do not cancel"),
+        pytest.param([0.61, 0.65], [False, True], abs(0.63 - 0.5), id="gaps in one bin do"),
+    ],
+)
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy(confidence, right, error):
+    probabilities = np.array([[c, 1 - c] for c in confidence], np.float64)
+    truth = np.array([0 if r else 1 for r in right])
+
+    assert evaluate.calibration_error(probabilities, truth) == pytest.approx(error)
+
+
+def test_the_bundle_holds_what_serving_and_people_need(evaluated):
+    store, figures = evaluated
+
+    bundle = read_bundle(store, "bundle")
+
+    assert figures.keys() == {"bundle", "accuracy", "macro_f1", "log_loss", "calibration_error"}
+    assert bundle.variants == ("onnx-fp32",)
+    assert {"weights", "onnx-fp32", "card", "confusion", "sample", "history"} == bundle.files.keys()
+    assert (bundle.dataset, bundle.run, bundle.experiment) == ("digits", "run", EXPERIMENT)
+    assert bundle.metrics["rows"] == 200
+
+
+def test_the_bundles_onnx_form_is_its_weights(evaluated):
+    store, _ = evaluated
+    bundle = read_bundle(store, "bundle")
+    rows, truth = read_dataset(store, "digits").load("test")
+
+    network = load_task(bundle.experiment).network(bundle.encoding)
+    network.load_state_dict(load(bundle.read("weights")))
+    probabilities = OnnxPredictor(bundle.read("onnx-fp32"))(rows)
+
+    with torch.inference_mode():
+        expected = torch.softmax(network.eval()(torch.from_numpy(rows)), dim=1).numpy()
+    assert np.allclose(probabilities, expected, atol=1e-4)
+    assert bundle.metrics["accuracy"] == pytest.approx((probabilities.argmax(axis=1) == truth).mean())
+
+
+def test_the_sample_is_a_test_image_with_its_true_label(evaluated):
+    store, _ = evaluated
+    bundle = read_bundle(store, "bundle")
+    rows, truth = read_dataset(store, "digits").load("test")
+
+    row = load_task(bundle.experiment).decode(bundle.read("sample"), "image/png", bundle.encoding)
+
+    found = [i for i, other in enumerate(rows) if np.array_equal(row, other)]
+    assert bundle.metrics["sample_label"] in {bundle.encoding.labels[truth[i]] for i in found}
+
+
+def test_the_card_says_what_it_is_and_shows_every_class(evaluated):
+    store, _ = evaluated
+    bundle = read_bundle(store, "bundle")
+
+    card = bundle.read("card").decode()
+
+    for heading in (
+        "# digits",
+        "## Data",
+        "## How it was made",
+        "## Results on 200 test rows",
+        "## By class",
+        "## Lim",
+    ):
+        assert heading in card
+    assert card.count("\n| ") == 6 + 11  # metrics and classes, each with its head
+    assert "1,397 train, 200 validation, 200 test" in card
+    with Image.open(io.BytesIO(bundle.read("confusion"))) as picture:
+        assert picture.format == "PNG"
+
+
+def test_labels_of_any_script_and_with_markup_make_no_warning():
+    from jobs import model_card
+
+    labels = ("a|b", "$x^2", "数字", "line\nbreak", "x" * 200)
+
+    picture = model_card.confusion_picture(np.eye(5, dtype=int).tolist(), labels)
+
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_evaluating_again_changes_nothing(evaluated):
+    store, figures = evaluated
+    manifest = store.manifest("bundles", "bundle")
+
+    again = evaluate.run(EXPERIMENT, store, "digits", "run", "bundle")
+
+    assert again == figures
+    assert store.manifest("bundles", "bundle") == manifest
+
+
+def test_a_run_that_is_not_there_is_not_found(store: Store):
+    with pytest.raises(NotFoundError, match="no run nowhere"):
+        evaluate.run(EXPERIMENT, store, "digits", "nowhere", "bundle")
+
+
+def test_no_test_rows_is_a_data_error(store: Store, publish_digits: Callable[..., str]):
+    publish_digits(store, EXPERIMENT, test=(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, int)))
+
+    with pytest.raises(DataError, match=r"data\.split\.test"):
+        evaluate.run(EXPERIMENT, store, "digits", publish_run(store, "digits"), "bundle")
+
+    assert not store.has("bundles", "bundle")

@@ -1,0 +1,249 @@
+"""Training on a real cluster: two workers that talk to each other, deaths, streams and refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load
+
+from cluster.config import Experiment
+from cluster.errors import ConfigError, DataError, NotFoundError, TrimtabError
+from cluster.experiment import ENVIRONMENT
+from cluster.progress import Progress
+from cluster.registry import Registry
+from cluster.session import Session
+from cluster.store import Store
+from jobs import checkpoint, train
+
+EPOCHS = 4
+
+
+def experiment(**recipe: Any) -> Experiment:
+    """Two workers, dropout and augmentation: everything that a resumed epoch must draw again as it was."""
+    recipe = {"workers": 2, "epochs": EPOCHS, "batch_size": 8, "augment": "shift", "early_stopping": None, **recipe}
+    tree = {"name": "digits", "data": {"source": {"kind": "digits"}}, "model": {"dropout": 0.1}, "train": recipe}
+    return Experiment.model_validate(tree)
+
+
+class Told(Progress):
+    """Progress that keeps what it is told and may act on it, in the thread that follows the training."""
+
+    def __init__(self, act: Callable[[float], object] = float) -> None:
+        super().__init__("train")
+        self.said: list[tuple[float, float, dict[str, Any]]] = []
+        self._act = act
+
+    def update(self, done: float, total: float = 0, **figures: Any) -> None:
+        self.said.append((done, total, figures))
+        self._act(done)
+
+
+class KillAWorker:
+    """Kills one training worker of the cluster once, in the middle of an epoch after the first."""
+
+    def __init__(self, cluster: Session) -> None:
+        self._cluster, self.killed_at = cluster, 0.0
+
+    def __call__(self, done: float) -> None:
+        if self.killed_at or done < 1 or done == int(done):
+            return
+        head = psutil.Process(self._cluster.pid)
+        workers = [p for p in head.children(recursive=True) if "TrainWorker" in " ".join(p.cmdline())]
+        if workers:
+            workers[0].send_signal(signal.SIGKILL)
+            self.killed_at = done
+
+
+def history(store: Store, key: str) -> list[dict[str, Any]]:
+    return json.loads(store.read("runs", key, store.manifest("runs", key)["files"]["history"]))
+
+
+def weights(store: Store, key: str) -> dict[str, torch.Tensor]:
+    return load(store.read("runs", key, store.manifest("runs", key)["files"]["weights"]))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, publish_digits: Callable[..., str]) -> Store:
+    made = Store.open(str(tmp_path_factory.mktemp("train") / "store"))
+    publish_digits(made, experiment())
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shared: Store, ray_cluster: Session) -> tuple[dict[str, Any], Told]:
+    """A run of two workers that nothing happens to; the figures and what was said."""
+    told = Told()
+    return train.run(experiment(), shared, "digits", "undisturbed", told, Registry.open(shared)), told
+
+
+def test_two_workers_train_together_and_publish_the_best_epoch(shared: Store, undisturbed):
+    figures, _ = undisturbed
+
+    entries = history(shared, "undisturbed")
+    best = max(entries, key=lambda entry: (entry["validation_accuracy"], -entry["validation_loss"]))
+    assert [entry["epoch"] for entry in entries] == list(range(EPOCHS))
+    assert {(entry["rows"], entry["world_size"], entry["attempt"]) for entry in entries} == {(1392, 2, 1)}
+    assert figures["best_epoch"] == best["epoch"] + 1
+    assert figures["validation_accuracy"] == round(best["validation_accuracy"], 4) > 0.9
+    assert shared.manifest("runs", "undisturbed")["feed"] == "memory"
+
+
+def test_what_is_said_reaches_the_driver_while_it_trains(undisturbed):
+    _, told = undisturbed
+
+    done = [said[0] for said in told.said]
+    assert done == sorted(done)
+    assert any(value != int(value) for value in done)  # inside an epoch too
+    assert told.said[-1][:2] == (EPOCHS, EPOCHS)
+    assert told.said[-1][2].keys() == {"epoch", "loss", "accuracy", "rows_per_s"}
+
+
+def test_checkpoints_are_gone_when_the_run_is_published(shared: Store, undisturbed):
+    assert not (Path(checkpoint.storage_path(shared)) / "undisturbed").exists()
+
+
+def test_a_published_run_is_not_trained_again(shared: Store, undisturbed):
+    figures, _ = undisturbed
+    told = Told()
+
+    again = train.run(experiment(), shared, "digits", "undisturbed", told)
+
+    assert again == figures
+    assert told.said == []
+
+
+def test_the_registry_has_each_epoch(shared: Store, undisturbed):
+    run_id = shared.manifest("runs", "undisturbed")["mlflow_run"]
+
+    run = Registry.open(shared)._client().get_run(run_id)
+
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.workers"] == "2"
+    curve = Registry.open(shared)._client().get_metric_history(run_id, "validation_accuracy")
+    assert [point.step for point in curve] == list(range(EPOCHS))
+
+
+def test_a_worker_killed_in_the_middle_of_an_epoch_changes_nothing_but_the_attempt(
+    shared: Store, undisturbed, ray_cluster: Session
+):
+    kill = KillAWorker(ray_cluster)
+
+    train.run(experiment(), shared, "digits", "one-killed", Told(kill))
+
+    entries = history(shared, "one-killed")
+    assert kill.killed_at > 1
+    assert [entry["epoch"] for entry in entries] == list(range(EPOCHS))
+    assert {entry["rows"] for entry in entries} == {1392}
+    assert (entries[0]["attempt"], entries[-1]["attempt"]) == (1, 2)
+    assert same(weights(shared, "one-killed"), weights(shared, "undisturbed"))
+
+
+def test_a_driver_that_died_goes_on_with_the_same_key(shared: Store, undisturbed, ray_cluster: Session):
+    code = (
+        "import sys; from cluster import experiment, session; from cluster.progress import Progress;"
+        "from cluster.store import Store; from jobs import train;"
+        "session.connect(); store = Store.open(sys.argv[1]);"
+        "train.run(experiment.load('-'), store, 'digits', 'orphan', Progress('train'))"
+    )
+    env = {**os.environ, ENVIRONMENT: experiment().model_dump_json()}
+    command = [sys.executable, "-c", code, shared.uri]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            if '"done": 1' in line or '"done": 2' in line:
+                driver.kill()
+
+    train.run(experiment(), shared, "digits", "orphan", Told())
+
+    entries = history(shared, "orphan")
+    assert [entry["epoch"] for entry in entries] == list(range(EPOCHS))
+    assert (entries[0]["attempt"], entries[-1]["attempt"]) == (1, 2)
+    assert same(weights(shared, "orphan"), weights(shared, "undisturbed"))
+
+
+def test_rows_that_do_not_fit_are_streamed_and_every_rank_stops_together(shared: Store, ray_cluster: Session):
+    made = experiment(epochs=20, early_stopping={"target": 0.6}, batch_size=16)
+
+    figures = train.run(made, shared, "digits", "streamed", Told(), max_memory_bytes=1000)
+
+    entries = history(shared, "streamed")
+    assert figures["stopped"] == "validation accuracy reached 0.6"
+    assert len(entries) < 20
+    assert {entry["rows"] for entry in entries} == {1392}
+    assert shared.manifest("runs", "streamed")["feed"] == "stream"
+
+
+def test_an_infinite_loss_is_one_sentence_and_is_not_tried_again(
+    shared: Store, ray_cluster: Session, publish_digits: Callable[..., str], digits_splits
+):
+    made = experiment(workers=1, max_failures=5)
+    manifest = json.loads(json.dumps(shared.manifest("datasets", "digits")))
+    manifest["encoding"]["statistics"]["mean"] = [float("nan")]
+    publish_digits(shared, made, key="spoilt")
+    (Path(shared.uri) / "datasets" / "spoilt" / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(TrimtabError, match=r"the loss is not finite in epoch 1; lower train.learning_rate"):
+        train.run(made, shared, "spoilt", "infinite", Told())
+
+    assert not shared.has("runs", "infinite")
+    assert not (Path(checkpoint.storage_path(shared)) / "infinite").exists()
+
+
+def test_an_error_of_ours_on_a_worker_arrives_as_it_was(
+    shared: Store, ray_cluster: Session, publish_digits: Callable[..., str]
+):
+    made = experiment(workers=1, max_failures=0)
+    publish_digits(shared, made, key="damaged")
+    shard = shared.manifest("datasets", "damaged")["splits"]["train"][0]["file"]
+    (Path(shared.uri) / "datasets" / "damaged" / shard).write_bytes(b"PAR1")
+
+    with pytest.raises(TrimtabError, match="does not match its sha256"):
+        train.run(made, shared, "damaged", "broken", Told())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field"),
+    [
+        pytest.param({"workers": 64, "batch_size": 64}, "train.workers", id="more workers than CPUs"),
+        pytest.param({"device": "cuda", "workers": 2}, "train.device", id="no GPU"),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused(shared: Store, ray_cluster: Session, recipe: dict[str, Any], field: str):
+    with pytest.raises(ConfigError, match=field):
+        train.run(experiment(**recipe), shared, "digits", "too-much", Told())
+
+
+def test_a_dataset_that_is_not_there_is_not_found(store: Store):
+    with pytest.raises(NotFoundError, match="no dataset nowhere"):
+        train.run(experiment(), store, "nowhere", "key", Told())
+
+
+@pytest.mark.parametrize(
+    ("split", "num_rows", "field"),
+    [
+        pytest.param("train", 1, "train.workers", id="fewer rows than workers"),
+        pytest.param("validation", 0, "data.split.validation", id="no validation rows"),
+    ],
+)
+def test_a_split_too_small_to_train_with_is_refused(
+    store: Store, publish_digits: Callable[..., str], split: str, num_rows: int, field: str
+):
+    publish_digits(store, experiment(), **{split: (np.zeros((num_rows, 8, 8, 1), np.uint8), np.zeros(num_rows, int))})
+
+    with pytest.raises(DataError, match=field):
+        train.run(experiment(), store, "digits", "key", Told())

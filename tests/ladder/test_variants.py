@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.config import Model
+from ladder.variants import ExportError, OnnxPredictor, export_onnx
+from tasks import cnn
+from tasks.task import Encoding
+
+
+def encoding(shape: tuple[int, ...] = (8, 8, 1)) -> Encoding:
+    statistics = {"mean": [100.0] * shape[-1], "std": [50.0] * shape[-1]}
+    return Encoding(("a", "b", "c"), shape, "uint8", statistics)
+
+
+def network(name: str, shape: tuple[int, ...]) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return cnn.build(Model(network=name, dropout=0.5), encoding(shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        pytest.param("small", (8, 8, 1), id="small, grey"),
+        pytest.param("large", (32, 32, 3), id="large, colour"),
+        pytest.param("small", (65, 40, 3), id="small, with a pooled grid"),
+    ],
+)
+def test_the_exported_form_answers_like_the_network_at_any_batch(name: str, shape: tuple[int, ...]):
+    made = network(name, shape)
+    rows = np.random.default_rng(0).integers(0, 256, (17, *shape), dtype=np.uint8)
+
+    predictor = OnnxPredictor(export_onnx(made, encoding(shape)))
+
+    with torch.inference_mode():
+        expected = torch.softmax(made.eval()(torch.from_numpy(rows)), dim=1).numpy()
+    for n in (1, 2, 17):
+        answer = predictor(rows[:n])
+        assert answer.dtype == np.float32
+        assert np.allclose(answer, expected[:n], atol=1e-4)
+        assert np.allclose(answer.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_a_network_that_answers_nan_is_refused():
+    made = network("small", (8, 8, 1))
+    with torch.no_grad():
+        next(made.parameters()).fill_(float("nan"))
+
+    with pytest.raises(ExportError, match="NaN"):
+        export_onnx(made, encoding())
+
+
+def test_a_network_that_cannot_be_traced_is_refused_in_one_sentence():
+    class Undecided(torch.nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows.float().mean((1, 2)) if rows.sum() > 0 else rows.float().amax((1, 2))
+
+    with pytest.raises(ExportError, match="cannot be exported") as caught:
+        export_onnx(Undecided(), encoding())
+
+    assert "\n" not in str(caught.value)
+
+
+def test_running_a_variant_needs_no_torch(tmp_path: Path):
+    (tmp_path / "model.onnx").write_bytes(export_onnx(network("small", (8, 8, 1)), encoding()))
+    code = (
+        "import sys, numpy; from pathlib import Path; from ladder.variants import OnnxPredictor;"
+        f"answer = OnnxPredictor(Path({str(tmp_path / 'model.onnx')!r}).read_bytes())(numpy.zeros((3, 8, 8, 1), 'u1'));"
+        "assert answer.shape == (3, 3); sys.exit('torch' in sys.modules)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cluster.config import Model
+from tasks import cnn
+from tasks.task import Encoding
+
+
+def encoding(height: int, width: int, channels: int, num_labels: int = 10) -> Encoding:
+    statistics = {"mean": [100.0] * channels, "std": [50.0] * channels}
+    return Encoding(tuple(map(str, range(num_labels))), (height, width, channels), "uint8", statistics)
+
+
+def rows(n: int, height: int, width: int, channels: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, height, width, channels), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("network", ["small", "large"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((4, 4, 1), id="smallest"),
+        pytest.param((8, 8, 1), id="digits"),
+        pytest.param((28, 28, 1), id="mnist"),
+        pytest.param((32, 32, 3), id="cifar"),
+        pytest.param((5, 37, 3), id="a strip"),
+        pytest.param((224, 160, 3), id="a photo"),
+    ],
+)
+def test_both_networks_take_images_of_any_size(network: str, shape: tuple[int, int, int]):
+    torch.manual_seed(0)
+    made = cnn.build(Model(network=network), encoding(*shape))
+
+    logits = made(rows(2, *shape))
+
+    assert logits.shape == (2, 10)
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+    assert sum(p.numel() for p in made.parameters()) < 1_500_000
+
+
+def test_normalising_is_part_of_the_network_and_of_its_weights():
+    made = cnn.build(Model(), encoding(8, 8, 1))
+
+    normal = made[0](torch.full((1, 8, 8, 1), 150, dtype=torch.uint8))
+
+    assert torch.equal(normal, torch.ones(1, 1, 8, 8))
+    assert "0.mean" in made.state_dict()
+
+
+def test_a_shift_moves_each_row_by_at_most_a_tenth_of_the_side():
+    before = torch.zeros(200, 20, 30, 1, dtype=torch.uint8)
+    before[:, 10, 15] = 255
+
+    after = cnn.shift(before, torch.Generator().manual_seed(0))
+
+    where = after[..., 0].nonzero()
+    assert len(where) == 200
+    assert set(where[:, 1].tolist()) == {8, 9, 10, 11, 12}
+    assert set(where[:, 2].tolist()) == {12, 13, 14, 15, 16, 17, 18}
+
+
+def test_a_flip_mirrors_about_half_of_the_rows():
+    before = rows(400, 4, 5, 3)
+
+    after = cnn.flip(before, torch.Generator().manual_seed(0))
+
+    same = (after == before).flatten(1).all(1)
+    mirrored = (after == before.flip(2)).flatten(1).all(1)
+    assert (same | mirrored).all()
+    assert 150 < same.sum() < 250
+
+
+@pytest.mark.parametrize("change", [cnn.shift, cnn.flip])
+def test_random_changes_repeat_with_their_generator(change):
+    before = rows(16, 8, 8, 3)
+
+    once, again, other = (change(before, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+
+    assert once.dtype == torch.uint8
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
