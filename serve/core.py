@@ -1,0 +1,142 @@
+"""The model of one endpoint: loads versions from their bundles, swaps them, and answers rows of numbers.
+
+Every protocol in front is a translation of `Core.predict`. Knows neither Ray nor HTTP, and never imports
+torch: what it runs was exported when the bundle was made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cluster.config import Serve
+from cluster.errors import NotFoundError, RequestError, TrimtabError, UserError
+from ladder.bundle import Bundle
+from ladder.variants import OnnxPredictor
+from serve.batcher import Batcher, Limits
+from tasks.task import Task, load_task
+
+PASSES_PER_REQUEST = 16  # more rows than this many full batches in one request would keep all others waiting
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """One loaded version, ready to answer; `predictor` maps rows [n, *shape] to float32 [n, num_labels]."""
+
+    bundle: Bundle
+    version: int
+    variant: str
+    task: Task
+    predictor: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows' probabilities float32 [n, num_labels], and who computed them in what time."""
+
+    probabilities: np.ndarray
+    model: Model
+    queue_ms: float
+    compute_ms: float
+
+
+class Core:
+    """One named model. Call every method but `load` from one event loop."""
+
+    def __init__(self, name: str, serve: Serve) -> None:
+        self.name, self.serve = name, serve
+        self._batcher = Batcher(_limits(serve))
+        self._model: Model | None = None
+        self.refused: dict[str, Any] | None = None  # the version that was to be next and could not be loaded
+
+    @staticmethod
+    def load(bundle: Bundle, version: int, serve: Serve) -> Model:
+        """Read, check and warm up a version; takes seconds, so call it from another thread.
+
+        Raises:
+            NotFoundError: a file is gone, or the bundle has no variant a replica can run.
+            DamagedError: a file is not what the bundle's manifest says.
+            TrimtabError: the model does not load, or answers nonsense.
+        """
+        variant = next((role for role in bundle.variants if role.startswith("onnx-")), None)
+        if variant is None:
+            have = ", ".join(bundle.variants) or "none"
+            raise NotFoundError(f"bundle {bundle.key} has no ONNX variant to serve (variants: {have})")
+        data = bundle.read(variant)
+        try:
+            predictor = OnnxPredictor(data)
+            rows = np.zeros((serve.max_batch, *bundle.encoding.shape), bundle.encoding.dtype)
+            # Both sizes once, so that no request pays for the runtime's first allocations.
+            outputs = [predictor(rows[:1]), predictor(rows)]
+        except Exception as error:  # onnxruntime's own classes have no common base
+            raise TrimtabError(f"bundle {bundle.key}: {variant} cannot be run ({_first_line(error)})") from error
+        for num_rows, output in zip((1, serve.max_batch), outputs, strict=True):
+            if output.shape != (num_rows, len(bundle.encoding.labels)) or not np.isfinite(output).all():
+                raise TrimtabError(f"bundle {bundle.key}: {variant} gave {output.shape} for {num_rows} rows of zeros")
+        return Model(bundle, version, variant, _task(bundle, serve), predictor)
+
+    def use(self, model: Model) -> None:
+        """Requests from now on get `model`; those already queued get the one they came for."""
+        self._model = dataclasses.replace(model, task=_task(model.bundle, self.serve))
+        self.refused = None
+
+    def configure(self, serve: Serve) -> None:
+        """New limits, at once and without loading anything."""
+        self.serve = serve
+        self._batcher.configure(_limits(serve))
+        if self._model is not None:
+            self._model = dataclasses.replace(self._model, task=_task(self._model.bundle, serve))
+
+    @property
+    def is_ready(self) -> bool:
+        return self._model is not None
+
+    @property
+    def max_rows(self) -> int:
+        """Of one request."""
+        return self.serve.max_batch * PASSES_PER_REQUEST
+
+    def model(self, name: str, version: str | None = None) -> Model:
+        """The loaded version. Raises RequestError 404 for another name or version, 503 when none is loaded."""
+        if name != self.name:
+            raise refusal(404, "model", name, "unknown model", f"this endpoint serves {self.name!r}")
+        if self._model is None:
+            raise RequestError(503, "no model version is loaded yet; try again in 1 s", {"retry-after": "1"})
+        if version is not None and version != str(self._model.version):
+            mend = f"version {self._model.version} is loaded; name it or leave the version out"
+            raise refusal(404, "version", version, f"not a loaded version of {name}", mend)
+        return self._model
+
+    async def predict(self, model: Model, rows: np.ndarray, deadline: float) -> Answer:
+        """Rows [n, *shape] in the encoding's dtype, answered before `deadline` (time.monotonic()).
+
+        Raises:
+            RequestError: 429 when the queue is full, 504 when the deadline passed in it.
+        """
+        batched = await self._batcher.submit(model.predictor, rows, deadline)
+        return Answer(batched.outputs, model, batched.queue_s * 1000, batched.compute_s * 1000)
+
+    def close(self) -> None:
+        self._batcher.close()
+
+
+def refusal(status: int, field: str, value: object, problem: str, mend: str) -> RequestError:
+    """A refused request in the same words as a user's mistake on the command line."""
+    return RequestError(status, str(UserError(field, value, problem, mend)))
+
+
+def _limits(serve: Serve) -> Limits:
+    return Limits(serve.max_batch, serve.max_wait, serve.max_queue)
+
+
+def _task(bundle: Bundle, serve: Serve) -> Task:
+    # The bundle remembers the limits of the day it was made; those of today count.
+    return load_task(bundle.experiment.model_copy(update={"serve": serve}))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,302 @@
+"""The client's side of an endpoint: deploy a version, take an endpoint away, ask for an answer.
+
+Works by Serve's REST interface alone and never imports Ray, so a command needs no connection to the cluster
+but its dashboard. Serve's own words become one sentence here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from cluster.config import Experiment
+from cluster.errors import (
+    ClusterError,
+    ConfigError,
+    DeadlineError,
+    NotFoundError,
+    TrimtabError,
+    UnauthorisedError,
+    UserError,
+)
+from cluster.session import Session, rest
+from ladder.bundle import Bundle
+from tasks.task import code_version
+
+if TYPE_CHECKING:
+    import httpx
+
+APPLICATIONS = "/api/serve/applications/"
+IMPORT_PATH, DEPLOYMENT = "serve.app:build", "Replica"
+SERVING_CODE = ("auth", "batcher", "core", "oip", "openapi", "replica", "web")
+POLL_S = 0.1
+MAX_ASKED = 20  # times in a row that the new version must answer
+
+Words = Callable[[str], None]
+
+
+class DeployError(TrimtabError):
+    """A version that Serve or the replica could not start."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running endpoint; `url` is its model's, to which `/predict` and `/infer` are added."""
+
+    url: str
+    name: str
+    version: int
+    bundle: str
+    in_place: bool  # no replica was started or restarted
+    seconds: float
+
+
+def deploy(
+    session: Session, bundle: Bundle, version: int, *, timeout_s: float = 300.0, on_word: Words = lambda _: None
+) -> Endpoint:
+    """Serve `bundle` as `version`, with the serve section its experiment carries; blocks until it answers.
+
+    Where the endpoint runs already, only the version and the limits change: replicas load the new version
+    beside the old one and swap. An endpoint that worked goes on with what it had when this fails.
+
+    Raises:
+        ConfigError: another experiment has the route.
+        DeployError: the version could not be started, in one sentence.
+        DeadlineError: it does not answer within `timeout_s`; it may still come up.
+    """
+    started = time.monotonic()
+    wanted = application(bundle, version)
+    with _alone(session):
+        before = _configs(session)
+        _check_route(wanted, before)
+        previous = before.get(bundle.name)
+        in_place = previous is not None and _restarting(previous) == _restarting(wanted)
+        on_word(f"version {version} into the running endpoint" if in_place else f"starting version {version}")
+        _put(session, {**before, bundle.name: wanted})
+    model_url = url(session, bundle.experiment)
+    try:
+        _wait_running(session, bundle.name, started + timeout_s)
+        _wait_version(session, bundle, version, started + timeout_s)
+    except DeployError:
+        with _alone(session):
+            others = {name: config for name, config in _configs(session).items() if name != bundle.name}
+            _put(session, others | ({bundle.name: previous} if previous else {}))
+        raise
+    return Endpoint(model_url, bundle.name, version, bundle.key, in_place, time.monotonic() - started)
+
+
+def undeploy(session: Session, name: str, *, timeout_s: float = 60.0) -> None:
+    """Take the endpoint `name` away; others stay. Raises NotFoundError, DeadlineError."""
+    deadline = time.monotonic() + timeout_s
+    with _alone(session):
+        configs = _configs(session)
+        if name not in configs:
+            known = ", ".join(sorted(configs)) or "none"
+            raise NotFoundError(f"no endpoint {name!r}; endpoints there are: {known}")
+        _put(session, {other: config for other, config in configs.items() if other != name})
+    while name in _details(session):
+        if time.monotonic() > deadline:
+            raise DeadlineError(f"endpoint {name} is still stopping after {timeout_s:.0f} s; see trimtab status")
+        time.sleep(POLL_S)
+
+
+def url(session: Session, experiment: Experiment) -> str:
+    """Where the experiment's model answers on this cluster, deployed or not."""
+    host = urlsplit(session.dashboard_url).hostname
+    return f"http://{host}:{session.http_port}{_route(experiment).rstrip('/')}/v2/models/{experiment.name}"
+
+
+def predict(model_url: str, token: str, body: bytes, content_type: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
+    """The endpoint's answer to one body.
+
+    Raises:
+        UserError: it refused the body.
+        UnauthorisedError, NotFoundError, DeadlineError: it refused the token, knows no such model, or was late.
+        ClusterError: nothing answers there.
+        TrimtabError: it failed.
+    """
+    headers = {"content-type": content_type, "x-request-timeout-seconds": str(timeout_s)}
+    response = _ask("POST", f"{model_url}/predict", token, timeout_s, headers=headers, content=body)
+    if response.status_code == 200:
+        answer: dict[str, Any] = response.json()
+        return answer
+    message = _error(response)
+    if response.status_code in (400, 413, 415, 422):
+        problem, _, mend = message.rpartition("; ")
+        raise UserError("INPUT", f"{len(body)} bytes of {content_type}", f"refused ({problem or message})", mend)
+    known = {401: UnauthorisedError, 404: NotFoundError, 408: DeadlineError, 504: DeadlineError}
+    raise known.get(response.status_code, TrimtabError)(f"{model_url}: {message}")
+
+
+def application(bundle: Bundle, version: int) -> dict[str, Any]:
+    """Serve's configuration of one endpoint, as its REST interface and a RayService take it."""
+    experiment, serve = bundle.experiment, bundle.experiment.serve
+    replicas = serve.replicas
+    deployment: dict[str, Any] = {
+        "name": DEPLOYMENT,
+        "user_config": {"bundle": bundle.key, "version": version, "serve": serve.model_dump(mode="json")},
+        "ray_actor_options": {"num_cpus": serve.cpus_per_replica},
+        # More than the replica's own queue holds, so that it is the replica that answers 429.
+        "max_ongoing_requests": serve.max_queue + serve.max_batch + 1024,
+    }
+    if replicas.min == replicas.max:
+        deployment["num_replicas"] = replicas.min
+    else:
+        deployment["autoscaling_config"] = {
+            "min_replicas": replicas.min,
+            "max_replicas": replicas.max,
+            "target_ongoing_requests": serve.max_batch,
+        }
+    code = code_version(experiment, *(f"serve.{module}" for module in SERVING_CODE))
+    return {
+        "name": bundle.name,
+        "route_prefix": _route(experiment),
+        "import_path": IMPORT_PATH,
+        "args": {"name": bundle.name, "store": bundle.store.uri, "code": code},
+        "deployments": [deployment],
+    }
+
+
+def _route(experiment: Experiment) -> str:
+    return experiment.serve.route.rstrip("/") or "/"
+
+
+def _check_route(wanted: dict[str, Any], configs: dict[str, dict[str, Any]]) -> None:
+    for name, config in configs.items():
+        if name != wanted["name"] and config.get("route_prefix", "/") == wanted["route_prefix"]:
+            problem = f"is taken by the endpoint {name} of this cluster"
+            mend = f"set serve.route to another one, for example /{wanted['name']}, or undeploy {name}"
+            raise ConfigError("serve.route", wanted["route_prefix"], problem, mend)
+
+
+def _restarting(config: dict[str, Any]) -> tuple[Any, ...]:
+    """The part of a configuration whose change makes Serve start new replicas."""
+    deployment = config["deployments"][0]
+    return config["import_path"], config.get("args"), deployment.get("ray_actor_options")
+
+
+# Serve's REST interface
+
+
+def _details(session: Session) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = rest(session, "GET", APPLICATIONS).get("applications") or {}
+    return found
+
+
+def _configs(session: Session) -> dict[str, dict[str, Any]]:
+    """What was put for each application, without those that are going: to name one of them would bring it back.
+
+    An application that somebody runs from Python has no configuration, and Serve leaves it as it is.
+    """
+    found = {name: details for name, details in _details(session).items() if details.get("status") != "DELETING"}
+    configs = {name: details.get("deployed_app_config") for name, details in found.items()}
+    return {name: config for name, config in configs.items() if config and config.get("import_path")}
+
+
+def _put(session: Session, configs: dict[str, dict[str, Any]]) -> None:
+    # One call states all applications: one that is left out is deleted. Serve reads the HTTP options only when
+    # it starts, with its first application.
+    body = {
+        "proxy_location": "HeadOnly" if session.pid else "EveryNode",
+        "http_options": {"host": "127.0.0.1" if session.pid else "0.0.0.0", "port": session.http_port},  # noqa: S104
+        "applications": list(configs.values()),
+    }
+    rest(session, "PUT", APPLICATIONS, body, timeout_s=60.0)
+
+
+def _wait_running(session: Session, name: str, deadline: float) -> None:
+    details: dict[str, Any] = {}
+    while True:
+        with contextlib.suppress(ClusterError):  # a dashboard on a busy machine may be late once
+            details = _details(session).get(name, {})
+        status = details.get("status", "missing")
+        if status == "RUNNING":
+            return
+        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise DeployError(f"endpoint {name} could not be started: {_reason(details)}")
+        if time.monotonic() > deadline:
+            raise DeadlineError(f"endpoint {name} is still {status} ({_reason(details)}); see trimtab status")
+        time.sleep(POLL_S)
+
+
+def _reason(details: dict[str, Any]) -> str:
+    """The last line of Serve's message that says why: it often holds a traceback or two."""
+    deployments = details.get("deployments", {}).values()
+    messages = [str(deployment.get("message", "")) for deployment in deployments] + [str(details.get("message", ""))]
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    errors = [line for line in lines if line.split(": ")[0].endswith(("Error", "Exception")) and ": " in line]
+    if errors:
+        return errors[-1].partition(": ")[2]
+    return lines[0] if lines else "Serve gives no reason"
+
+
+def _wait_version(session: Session, bundle: Bundle, version: int, deadline: float) -> None:
+    """Until each replica has the version: HAProxy gives every new connection to the one with the fewest."""
+    model_url, num_right = url(session, bundle.experiment), 0
+    while num_right < min(MAX_ASKED, 2 * bundle.experiment.serve.replicas.min - 1):
+        found = _metadata(session, model_url)
+        refused = found.get("parameters", {}).get("refused") or {}
+        if refused.get("version") == version:
+            raise DeployError(f"version {version} was not loaded, the one before goes on: {refused['reason']}")
+        if found.get("versions") == [str(version)]:
+            num_right += 1
+            continue
+        num_right = 0
+        if time.monotonic() > deadline:
+            raise DeadlineError(f"{model_url} does not answer with version {version}; see trimtab status")
+        time.sleep(POLL_S)
+
+
+def _metadata(session: Session, model_url: str) -> dict[str, Any]:
+    """What the model says about itself, or nothing while the way to it is still being laid."""
+    try:
+        response = _ask("GET", model_url, session.api_token, 10.0)
+        found: dict[str, Any] = response.json() if response.status_code == 200 else {}
+    except (ClusterError, DeadlineError, json.JSONDecodeError):
+        return {}
+    if response.status_code == 401:
+        raise UnauthorisedError(f"{model_url}: {_error(response)}")
+    return found
+
+
+@contextlib.contextmanager
+def _alone(session: Session) -> Iterator[None]:
+    """One change of a local cluster's applications at a time: each states them all."""
+    if not session.pid:
+        yield
+        return
+    with Path(session.api_token_path).with_name("deploy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# The endpoint
+
+
+def _ask(method: str, address: str, token: str, timeout_s: float, **more: Any) -> httpx.Response:
+    import httpx
+
+    headers = {"authorization": f"Bearer {token}", **more.pop("headers", {})}
+    try:
+        # No proxy from the environment may come between a command and the cluster.
+        with httpx.Client(timeout=timeout_s + 1.0, trust_env=False) as client:
+            return client.request(method, address, headers=headers, **more)
+    except httpx.TimeoutException as error:
+        raise DeadlineError(f"{address} did not answer within {timeout_s:.0f} s") from error
+    except httpx.HTTPError as error:
+        mend = "deploy it: trimtab deploy, or see trimtab status"
+        raise ClusterError("endpoint", address, f"does not answer ({error})", mend) from error
+
+
+def _error(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"answered {response.status_code}: {response.text.strip()[:200]}"

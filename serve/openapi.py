@@ -1,0 +1,180 @@
+"""What the endpoint says about itself: an OpenAPI 3.1 document, and a page that shows it without any network.
+
+Knows paths and shapes of bodies, not how they are answered.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import Any
+
+from serve.core import Model
+from tasks.task import TensorSpec
+
+_ERRORS = {
+    "400": "a malformed or ill-fitting body or header",
+    "401": "no token or a wrong one",
+    "404": "unknown path, model or version",
+    "413": "a body over serve.max_body",
+    "415": "a content type this path does not take",
+    "422": "a body that is not what its content type says, or cannot be used",
+    "429": "the queue is full; the header retry-after says when to come again",
+    "504": "no answer within the deadline",
+}
+
+_INPUT = 'one input as the task reads it; for images {"image": "<base64 of a PNG or JPEG>"}'
+
+
+def document(model: Model, prefix: str = "") -> dict[str, Any]:
+    """An OpenAPI 3.1 document of the endpoint that serves `model` under the path `prefix`."""
+    spec = model.task.input_spec(model.bundle.encoding)
+    base = f"/v2/models/{model.bundle.name}"
+    about = f"Version {model.version}, labels {', '.join(model.bundle.encoding.labels)}."
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"{model.bundle.name}, served by Trimtab",
+            "version": str(model.version),
+            "description": about,
+        },
+        "servers": [{"url": prefix or "/"}],
+        "security": [{"bearer": []}],
+        "paths": {
+            f"{base}/predict": {"post": _predict(model)},
+            f"{base}/infer": {"post": _infer(spec)},
+            f"{base}/versions/{{version}}/infer": {"post": _infer(spec) | {"parameters": [_version()]}},
+            base: {"get": _get("The model: versions, inputs, outputs, labels", "Metadata")},
+            f"{base}/versions/{{version}}": {
+                "get": _get("One version of the model", "Metadata") | {"parameters": [_version()]}
+            },
+            f"{base}/ready": {"get": _get("Whether the model answers", None)},
+            "/v2": {"get": _get("The server", None)},
+            "/ready": {"get": _get("Whether the endpoint answers; needs no token", None, is_open=True)},
+            "/v2/health/live": {"get": _get("Whether the server runs; needs no token", None, is_open=True)},
+            "/v2/health/ready": {"get": _get("Whether the endpoint answers; needs no token", None, is_open=True)},
+            "/openapi.json": {"get": _get("This document", None)},
+        },
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": _schemas(spec),
+        },
+    }
+
+
+def page(document: dict[str, Any]) -> str:
+    """The document as one HTML page that loads nothing."""
+    info, prefix = document["info"], document["servers"][0]["url"].rstrip("/")
+    sections = []
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            sections.append(_section(f"{method.upper()} {prefix}{path}", operation))
+    schemas = html.escape(json.dumps(document["components"]["schemas"], indent=2))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(info["title"])}</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}}
+h2{{font:600 1rem monospace;border-top:1px solid #ccc;padding-top:1rem}}
+pre{{background:#f4f4f4;padding:.8rem;overflow:auto}}</style></head>
+<body><h1>{html.escape(info["title"])}</h1><p>{html.escape(info["description"])}</p>
+<p>Send <code>authorization: Bearer TOKEN</code> where it is not said otherwise. The same as JSON: \
+<a href="{html.escape(prefix)}/openapi.json">openapi.json</a>.</p>
+{"".join(sections)}<h2>Schemas</h2><pre>{schemas}</pre></body></html>
+"""
+
+
+def _section(title: str, operation: dict[str, Any]) -> str:
+    lines = [f"<h2>{html.escape(title)}</h2><p>{html.escape(operation['summary'])}</p>"]
+    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+        shown = json.dumps(content.get("example", content["schema"]))
+        lines.append(f"<p><code>{html.escape(media_type)}</code></p><pre>{html.escape(shown)}</pre>")
+    answers = (f"{status}: {answer['description']}" for status, answer in operation["responses"].items())
+    lines.append(f"<p>{html.escape('; '.join(answers))}</p>")
+    return "".join(lines)
+
+
+def _predict(model: Model) -> dict[str, Any]:
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    content: dict[str, Any] = dict.fromkeys(model.task.media_types(), binary)
+    content["application/json"] = {
+        "schema": {"oneOf": [{"$ref": "#/components/schemas/Instances"}, {"$ref": "#/components/schemas/Input"}]}
+    }
+    return {
+        "summary": "Label and probabilities of one body, or of each row of `instances`",
+        "requestBody": {"required": True, "content": content},
+        "responses": _responses("Prediction", tuple(_ERRORS)),
+    }
+
+
+def _infer(spec: TensorSpec) -> dict[str, Any]:
+    example = {"inputs": [{"name": spec.name, "datatype": spec.datatype, "shape": [1, *spec.shape[1:]], "data": []}]}
+    schema = {"$ref": "#/components/schemas/InferRequest"}
+    return {
+        "summary": "Open Inference Protocol v2: a batch of rows to probabilities and labels",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
+        "responses": _responses("InferResponse", tuple(status for status in _ERRORS if status != "422")),
+    }
+
+
+def _get(summary: str, schema: str | None, *, is_open: bool = False) -> dict[str, Any]:
+    operation = {"summary": summary, "responses": _responses(schema, () if is_open else ("401", "404"))}
+    return operation | ({"security": []} if is_open else {})
+
+
+def _version() -> dict[str, Any]:
+    return {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _responses(schema: str | None, errors: tuple[str, ...]) -> dict[str, Any]:
+    body: dict[str, Any] = {"$ref": f"#/components/schemas/{schema}"} if schema else {"type": "object"}
+    good = {"description": "the answer", "content": {"application/json": {"schema": body}}}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {"200": good, **{status: {"description": _ERRORS[status], "content": error} for status in errors}}
+
+
+def _schemas(spec: TensorSpec) -> dict[str, Any]:
+    text, number, whole = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+    row: dict[str, Any] = number if spec.datatype.startswith("FP") else whole
+    for side in reversed(spec.shape[1:]):
+        row = {"type": "array", "items": row, "minItems": side, "maxItems": side}
+    tensor = _object(
+        {"name": text, "datatype": text, "shape": {"type": "array", "items": whole}, "data": {"type": "array"}}
+    )
+    wanted = {**tensor["properties"], "name": {"const": spec.name}, "datatype": {"const": spec.datatype}}
+    about = {"model": text, "version": whole, "variant": text, "request_id": text, "milliseconds": number}
+    return {
+        "Error": _object({"error": text, "request_id": text}),
+        "Instances": _object({"instances": {"type": "array", "items": row, "minItems": 1}}),
+        "Input": {"type": "object", "description": _INPUT, "not": {"required": ["instances"]}},
+        "Prediction": _object(
+            {**about, "label": text, "probabilities": {"type": "object"}, "predictions": {"type": "array"}},
+            required=tuple(about),
+        ),
+        "InferRequest": _object(
+            {"id": text, "inputs": {"type": "array", "items": _object(wanted)}, "outputs": {"type": "array"}},
+            required=("inputs",),
+        ),
+        "InferResponse": _object(
+            {
+                "model_name": text,
+                "model_version": text,
+                "id": text,
+                "parameters": {"type": "object"},
+                "outputs": {"type": "array", "items": tensor},
+            }
+        ),
+        "Metadata": _object(
+            {
+                "name": text,
+                "versions": {"type": "array", "items": text},
+                "platform": text,
+                "inputs": {"type": "array"},
+                "outputs": {"type": "array"},
+                "parameters": {"type": "object"},
+            }
+        ),
+    }
+
+
+def _object(properties: dict[str, Any], required: tuple[str, ...] | None = None) -> dict[str, Any]:
+    names = properties if required is None else required
+    return {"type": "object", "properties": properties, "required": list(names)}

@@ -1,0 +1,314 @@
+"""HTTP for one endpoint, as a bare ASGI application: paths, tokens, bounds, and errors as one clear sentence.
+
+A framework here would cost more than the model does. What is bounded is bounded before work is done:
+the token before the body is read, the size before it is decoded, the time from the first byte.
+Knows no Ray: what Serve adds to a request (a path prefix, two headers) is dealt with as plain ASGI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cluster.errors import RequestError
+from serve import oip, openapi
+from serve.auth import Tokens
+from serve.batcher import late
+from serve.core import Answer, Core, Model, refusal
+from tasks.task import Rejected
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+OPEN_PATHS = ("/ready", "/v2/health/live", "/v2/health/ready")
+SMALL_BODY = 8 * 1024  # smaller images are decoded on the loop: a thread would cost more than it saves
+TIMEOUT_SHARE = 0.95  # of the client's time: what is left is for the way back, before Serve's own 408
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Reply:
+    body: Any  # JSON-able, or text that is sent as HTML
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Request:
+    method: str
+    path: str  # without the route's prefix
+    headers: dict[bytes, bytes]
+    receive: Receive
+    id: str
+    arrived: float
+    deadline: float = 0.0
+
+    def header(self, name: bytes) -> str:
+        return self.headers.get(name, b"").decode("latin-1").strip()
+
+    @property
+    def media_type(self) -> str:
+        return self.header(b"content-type").partition(";")[0].strip().lower()
+
+
+class Web:
+    """The ASGI application; `facts` are further fields of the server's metadata.
+
+    `sends_request_id` is False where a server around it adds the header `x-request-id`, as Serve does.
+    """
+
+    def __init__(
+        self, core: Core, tokens: Tokens, facts: dict[str, Any] | None = None, *, sends_request_id: bool = True
+    ) -> None:
+        self._core, self._tokens, self._facts = core, tokens, facts or {}
+        self._sends_request_id = sends_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            request = _request(scope, receive)
+            reply = await self._reply(request)
+            if self._sends_request_id:
+                reply.headers["x-request-id"] = request.id
+            await _send(send, request, reply)
+
+    async def _reply(self, request: Request) -> Reply:
+        """Never raises, but for the cancelling of a request whose client has gone."""
+        try:
+            _allow_only_bounded(request)
+            if request.path not in OPEN_PATHS:
+                self._tokens.check(request.headers.get(b"authorization"))
+            bound_s = _bound_s(request, self._core.serve.request_timeout)
+            request.deadline = request.arrived + bound_s
+            async with asyncio.timeout(bound_s):
+                return await self._route(request)
+        except RequestError as error:
+            return _refused(error, request)
+        except TimeoutError:
+            return _refused(late(time.monotonic() - request.arrived), request)
+        except Exception:
+            _log.exception("request %s failed: %s %s", request.id, request.method, request.path)
+            message = f"the endpoint failed on this request; its log has the reason under request id {request.id}"
+            return _refused(RequestError(500, message), request)
+
+    async def _route(self, request: Request) -> Reply:
+        parts = request.path.strip("/").split("/")
+        match parts:
+            case ["v2", "models", name, "versions", version, *rest] if len(rest) <= 1:
+                return await self._model_route(request, name, version, rest)
+            case ["v2", "models", name, *rest] if len(rest) <= 1:
+                return await self._model_route(request, name, None, rest)
+        fixed: dict[str, Callable[[Request], Reply]] = {
+            "v2": self._server,
+            "v2/health/live": lambda _: Reply({"live": True}),
+            "v2/health/ready": self._ready,
+            "ready": self._ready,
+            "docs": lambda request: Reply(openapi.page(self._document(request))),
+            "openapi.json": lambda request: Reply(self._document(request)),
+        }
+        found = fixed.get("/".join(parts))
+        if found is None:
+            raise refusal(404, "path", request.path, "unknown path", "GET /docs lists the paths there are")
+        _allow(request, "GET", "HEAD")
+        return found(request)
+
+    async def _model_route(self, request: Request, name: str, version: str | None, rest: list[str]) -> Reply:
+        verb = rest[0] if rest else ""
+        if verb in ("infer", "predict"):
+            _allow(request, "POST")
+            model = self._core.model(name, version)
+            return await (self._infer(request, model) if verb == "infer" else self._predict(request, model))
+        if verb not in ("", "ready"):
+            raise refusal(404, "path", request.path, "unknown path", "GET /docs lists the paths there are")
+        _allow(request, "GET", "HEAD")
+        model = self._core.model(name, version)
+        if verb == "ready":
+            return Reply({"name": name, "ready": True})
+        return Reply(oip.metadata(model, model.task.input_spec(model.bundle.encoding), self._core.refused))
+
+    # What there is
+
+    def _server(self, _: Request) -> Reply:
+        return Reply({"name": "trimtab", "version": "0.1.0", "extensions": [], **self._facts})
+
+    def _ready(self, _: Request) -> Reply:
+        ready = self._core.is_ready
+        return Reply({"ready": ready}, 200 if ready else 503)
+
+    def _document(self, request: Request) -> dict[str, Any]:
+        return openapi.document(self._core.model(self._core.name), request.header(b"x-forwarded-prefix"))
+
+    # Answers
+
+    async def _infer(self, request: Request, model: Model) -> Reply:
+        _media_type(request, ("application/json",))
+        if b"inference-header-content-length" in request.headers:
+            field_name = "inference-header-content-length"
+            problem = "binary tensors are not supported"
+            raise refusal(400, field_name, request.header(field_name.encode()), problem, "send the numbers as JSON")
+        tree = oip.parse_json(await self._body(request))
+        rows = oip.rows(tree, model.task.input_spec(model.bundle.encoding), self._core.max_rows)
+        answer = await self._core.predict(model, rows, request.deadline)
+        return Reply(oip.response(tree, answer, request.id))
+
+    async def _predict(self, request: Request, model: Model) -> Reply:
+        known = dict.fromkeys((*model.task.media_types(), "application/json"))
+        _media_type(request, tuple(known))
+        body = await self._body(request)
+        rows = self._instances(body, model) if request.media_type == "application/json" else None
+        single = rows is None
+        if rows is None:
+            rows = await _decoded(model, body, request.media_type)
+        answer = await self._core.predict(model, rows, request.deadline)
+        return Reply(_said(answer, single, request))
+
+    def _instances(self, body: bytes, model: Model) -> np.ndarray | None:
+        """The rows in `{"instances": [row, ...]}`; None for JSON that is left to the task."""
+        tree = oip.parse_json(body)
+        if "instances" not in tree:
+            if "application/json" in model.task.media_types():
+                return None
+            raise refusal(400, "body", sorted(tree), "has no instances", 'send {"instances": [row, ...]}')
+        spec = model.task.input_spec(model.bundle.encoding)
+        rows = oip.numbers("instances", tree["instances"], spec)
+        oip.check_rows("instances", rows.shape, spec, self._core.max_rows)
+        return rows
+
+    async def _body(self, request: Request) -> bytes:
+        """The whole body. Raises RequestError 413 before reading what is declared too large, 400 when cut off."""
+        limit, declared = self._core.serve.max_body, request.header(b"content-length")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(int(declared), limit)
+        chunks, size = [], 0
+        while True:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise refusal(400, "body", f"{size} bytes", "ended early", "send the whole body")
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                raise _too_large(size, limit)
+            if not message.get("more_body"):
+                return b"".join(chunks)
+
+
+async def _decoded(model: Model, body: bytes, media_type: str) -> np.ndarray:
+    """One encoded row [1, *shape]. Raises RequestError 400 for an empty body, 422 for one that is no image."""
+    if not body:
+        raise refusal(400, "body", "", "is empty", f"send the bytes of the {media_type}")
+    encoding = model.bundle.encoding
+    try:
+        if len(body) <= SMALL_BODY:
+            row = model.task.decode(body, media_type, encoding)
+        else:
+            row = await asyncio.to_thread(model.task.decode, body, media_type, encoding)
+    except Rejected as error:
+        mend = f"send a whole, valid {media_type} that the model can take"
+        raise refusal(422, "body", f"{len(body)} bytes of {media_type}", f"cannot be used ({error})", mend) from None
+    return row[np.newaxis]
+
+
+def _said(answer: Answer, single: bool, request: Request) -> dict[str, Any]:
+    model = answer.model
+    predictions = [model.task.answer(row, model.bundle.encoding) for row in answer.probabilities]
+    return {
+        **(predictions[0] if single else {"predictions": predictions}),
+        "model": model.bundle.name,
+        "version": model.version,
+        "variant": model.variant,
+        "request_id": request.id,
+        "milliseconds": round((time.monotonic() - request.arrived) * 1000, 3),
+    }
+
+
+# Bounds and headers
+
+
+def _request(scope: Scope, receive: Receive) -> Request:
+    headers = dict(scope["headers"])
+    path, prefix = scope["path"], scope.get("root_path", "").rstrip("/")
+    if prefix and path.startswith(prefix):
+        path = path[len(prefix) :]
+    given = headers.get(b"x-request-id", b"")
+    request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    headers[b"x-forwarded-prefix"] = prefix.encode()
+    return Request(scope["method"], path, headers, receive, request_id, time.monotonic())
+
+
+def _allow_only_bounded(request: Request) -> None:
+    # Serve would go on with the request of a client that has gone.
+    name = b"x-request-disconnect-disabled"
+    if request.header(name) not in ("", "?0"):
+        raise refusal(400, name.decode(), request.header(name), "is not allowed here", "leave the header away")
+
+
+def _bound_s(request: Request, bound_s: float) -> float:
+    """The client may shorten the endpoint's own bound, not lift it: 0 means as long as the endpoint allows."""
+    name = b"x-request-timeout-seconds"
+    if name not in request.headers:
+        return bound_s
+    try:
+        asked_s = float(request.header(name))
+    except ValueError:
+        asked_s = math.nan
+    if not math.isfinite(asked_s):
+        raise refusal(400, name.decode(), request.header(name), "is not a number of seconds", "send for example 0.5")
+    return min(bound_s, asked_s * TIMEOUT_SHARE) if asked_s > 0 else bound_s
+
+
+def _allow(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        message = str(refusal(405, "method", request.method, f"not for {request.path}", f"use {methods[0]}"))
+        raise RequestError(405, message, {"allow": ", ".join(methods)})
+
+
+def _media_type(request: Request, known: tuple[str, ...]) -> None:
+    if request.media_type not in known:
+        value = request.header(b"content-type")
+        raise refusal(415, "content-type", value, "is not taken here", f"send one of {', '.join(known)}")
+
+
+def _too_large(size: int, limit: int) -> RequestError:
+    return refusal(413, "body", f"{size} bytes", f"is over serve.max_body ({limit} bytes)", "send less at once")
+
+
+# Out
+
+
+def _refused(error: RequestError, request: Request) -> Reply:
+    return Reply({"error": error.message, "request_id": request.id}, error.status, dict(error.headers))
+
+
+async def _send(send: Send, request: Request, reply: Reply) -> None:
+    if isinstance(reply.body, str):
+        body, media_type = reply.body.encode(), b"text/html; charset=utf-8"
+    else:
+        body, media_type = json.dumps(reply.body).encode(), b"application/json"
+    headers = [
+        (b"content-type", media_type),
+        (b"content-length", str(len(body)).encode()),
+        *((name.encode(), value.encode()) for name, value in reply.headers.items()),
+    ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,93 @@
+"""A model small enough to make in a second and easy to check: it says whether an image is dark or light."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster import experiment as experiments
+from cluster.config import Experiment, Serve
+from cluster.store import Store
+from ladder.bundle import Bundle, write_bundle
+from ladder.variants import export_onnx
+from serve.core import Core
+from tasks.task import Encoding
+
+SHAPE = (4, 6, 1)
+
+
+def make_experiment(name: str = "shades", **serve: object) -> Experiment:
+    return experiments.parse({"name": name, "data": {"source": {"kind": "digits"}}, "serve": serve})
+
+
+def encoding(version: int) -> Encoding:
+    """Labels name the version, so an answer shows which model it came from."""
+    return Encoding((f"dark-{version}", f"light-{version}"), SHAPE, "uint8", {"mean": [127.0], "std": [50.0]})
+
+
+@pytest.fixture(scope="session")
+def onnx() -> bytes:
+    import torch
+
+    class Shades(torch.nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            level = (rows.float().mean(dim=(1, 2, 3)) - 127.5) / 50
+            return torch.stack([-level, level], dim=1)
+
+    return export_onnx(Shades(), encoding(1))
+
+
+@pytest.fixture(scope="session")
+def make_bundle(onnx: bytes) -> Callable[..., Bundle]:
+    def make(store: Store, version: int = 1, data: bytes = onnx, name: str = "shades", **serve: object) -> Bundle:
+        return write_bundle(
+            store,
+            uuid.uuid4().hex[:16],
+            experiment=make_experiment(name, **serve),
+            encoding=encoding(version),
+            dataset="d" * 16,
+            run="r" * 16,
+            metrics={"accuracy": 1.0},
+            files={"onnx-fp32": ("model.onnx", data)},
+            variants=("torch-fp32", "onnx-fp32"),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle(make_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(Store.open(str(tmp_path_factory.mktemp("shades"))))
+
+
+@pytest.fixture
+def core(bundle: Bundle) -> Core:
+    """Serves version 3 of `shades`; its batcher's thread ends with the process."""
+    made = Core("shades", Serve())
+    made.use(made.load(bundle, 3, Serve()))
+    return made
+
+
+@pytest.fixture(scope="session")
+def paint() -> Callable[..., bytes]:
+    """Makes an image file of one grey level, 4 x 6 unless told otherwise."""
+
+    def made(level: int, kind: str = "PNG", size: tuple[int, int] = (6, 4)) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(np.full(size[::-1], level, np.uint8)).save(file, kind)
+        return file.getvalue()
+
+    return made
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text("secret\n")
+    return path

@@ -1,0 +1,135 @@
+"""Loading, refusing and swapping versions, without HTTP and without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.config import Serve
+from cluster.errors import NotFoundError, RequestError, TrimtabError
+from cluster.store import DamagedError, Store
+from ladder.bundle import Bundle
+from serve.core import Core
+
+DARK, LIGHT = np.zeros((1, 4, 6, 1), np.uint8), np.full((1, 4, 6, 1), 255, np.uint8)
+
+
+def soon() -> float:
+    return time.monotonic() + 30.0
+
+
+def test_rows_come_back_as_probabilities_with_their_model(core: Core) -> None:
+    async def ask() -> None:
+        answer = await core.predict(core.model("shades"), np.concatenate([DARK, LIGHT]), soon())
+
+        assert answer.probabilities.dtype == np.float32
+        assert answer.probabilities.argmax(axis=1).tolist() == [0, 1]
+        assert (answer.model.version, answer.model.variant) == (3, "onnx-fp32")
+        assert answer.compute_ms > 0
+        assert answer.queue_ms >= 0
+
+    asyncio.run(ask())
+
+
+def test_a_bundle_whose_file_was_changed_is_refused(make_bundle: Callable[..., Bundle], store: Store) -> None:
+    bundle = make_bundle(store)
+    assert store.local is not None
+    path = store.local / "bundles" / bundle.key / bundle.files["onnx-fp32"]["file"]
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+
+    with pytest.raises(DamagedError, match="sha256"):
+        Core.load(bundle, 1, Serve())
+
+
+def test_a_bundle_without_anything_to_run_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(NotFoundError, match=r"no ONNX variant to serve.*torch-fp32"):
+        Core.load(dataclasses.replace(bundle, variants=("torch-fp32",)), 1, Serve())
+
+
+def test_a_file_that_is_no_model_is_refused_in_one_line(make_bundle: Callable[..., Bundle], store: Store) -> None:
+    with pytest.raises(TrimtabError, match="onnx-fp32 cannot be run") as refused:
+        Core.load(make_bundle(store, data=b"not a model"), 1, Serve())
+
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_that_does_not_fit_its_labels_is_refused(make_bundle: Callable[..., Bundle], store: Store) -> None:
+    bundle = make_bundle(store)
+    encoding = dataclasses.replace(bundle.encoding, labels=("one", "two", "three"))
+
+    with pytest.raises(TrimtabError, match=r"gave \(1, 2\)"):
+        Core.load(dataclasses.replace(bundle, encoding=encoding), 1, Serve())
+
+
+def test_a_swap_changes_what_is_answered_and_keeps_what_is_queued(
+    core: Core, make_bundle: Callable[..., Bundle], store: Store
+) -> None:
+    async def swap() -> tuple[int, int]:
+        asked_before = core.model("shades")
+        waiting = asyncio.ensure_future(core.predict(asked_before, DARK, soon()))
+        await asyncio.sleep(0)
+        core.use(core.load(make_bundle(store, 4), 4, Serve()))
+        asked_after = core.model("shades")
+        after = await core.predict(asked_after, DARK, soon())
+        return (await waiting).model.version, after.model.version
+
+    assert asyncio.run(swap()) == (3, 4)
+
+
+def test_new_limits_hold_at_once_and_keep_the_loaded_model(core: Core) -> None:
+    before = core.model("shades").predictor
+
+    core.configure(Serve(max_batch=2, max_pixels=16))
+
+    assert core.max_rows == 32
+    assert core.model("shades").predictor is before
+    assert core.model("shades").task.experiment.serve.max_pixels == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "words"),
+    [
+        pytest.param("cats", None, "model = 'cats': unknown model; this endpoint serves 'shades'", id="name"),
+        pytest.param("shades", "4", "version = '4': not a loaded version of shades; version 3 is loaded", id="version"),
+        pytest.param("shades", "", "version = ''", id="empty version"),
+    ],
+)
+def test_an_unknown_model_or_version_is_404(core: Core, name: str, version: str | None, words: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        core.model(name, version)
+
+    assert refused.value.status == 404
+    assert words in refused.value.message
+
+
+def test_before_a_version_is_loaded_it_is_503() -> None:
+    with pytest.raises(RequestError, match="no model version is loaded yet") as refused:
+        Core("shades", Serve()).model("shades")
+
+    assert refused.value.status == 503
+
+
+def test_a_replica_needs_no_torch(bundle: Bundle) -> None:
+    program = f"""
+import sys
+from cluster.config import Serve
+from cluster.store import Store
+from ladder.bundle import read_bundle
+import serve.replica, serve.core
+model = serve.core.Core.load(read_bundle(Store.open({bundle.store.uri!r}), {bundle.key!r}), 1, Serve())
+assert model.task.media_types()
+assert "torch" not in sys.modules and "ray" not in sys.modules, "too much is imported"
+"""
+    root = Path(__file__).resolve().parents[2]
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
