@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster import dashboard, head, ports, state
-from cluster.errors import ClusterError, DeadlineError, TrimtabError, UnauthorisedError
+from cluster.errors import ClusterError, DeadlineError, NotFoundError, TrimtabError
 from cluster.state import Session, Words, home
 
 __all__ = ["Session", "connect", "down", "driver_env", "find", "home", "require", "rest", "status", "up"]
@@ -220,17 +220,15 @@ def _why_stale(saved: Session) -> str:
         return "its process has ended"
     try:
         is_ray = _is_ray(saved, timeout_s=5.0)
-    except (UnauthorisedError, ClusterError):
-        return ""  # a wrong token is said where it is used; a busy dashboard is not a dead one
+    except TrimtabError:
+        return ""  # a wrong token is said where it is used; a busy dashboard, silent or with a 5xx, is not a dead one
     return "" if is_ray else f"something else answers at {saved.dashboard_url}"
 
 
 def _is_ray(found: Session, timeout_s: float) -> bool:
     try:
         version = rest(found, "GET", "/api/version", timeout_s=timeout_s)
-    except (UnauthorisedError, ClusterError):
-        raise
-    except TrimtabError:
+    except NotFoundError:
         return False
     return isinstance(version, dict) and "ray_version" in version
 

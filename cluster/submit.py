@@ -18,7 +18,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from cluster import dashboard
-from cluster.errors import ClusterError, NotFoundError, TrimtabError
+from cluster.errors import ClusterError, NotFoundError, TrimtabError, UnauthorisedError
 from cluster.session import Session, rest
 
 Status = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"]
@@ -136,9 +136,7 @@ def follow(session: Session, submission_id: str, on_line: Callable[[str], None])
         ended = _until_ended(session, submission_id, reader, lines)
     finally:
         reader.close()
-    # The stream may lag behind the job's end: what it had not brought yet is read from the file.
-    for chunk in _skipped(_log(session, ended, "file"), lines.num_bytes):
-        lines.feed(chunk)
+    _read_rest(session, ended, lines)
     lines.close()
     return JobOutcome(ended.status, ended.exit_code, ended.message)
 
@@ -153,7 +151,9 @@ def _until_ended(session: Session, submission_id: str, reader: _Reader, lines: _
         asked_at = time.monotonic()
         try:
             seen = job(session, submission_id)
-        except ClusterError:
+        except (NotFoundError, UnauthorisedError):
+            raise
+        except TrimtabError:  # unreachable, or too busy to answer
             if time.monotonic() - answered_at > _PATIENCE_S:
                 raise
             continue
@@ -161,6 +161,20 @@ def _until_ended(session: Session, submission_id: str, reader: _Reader, lines: _
         if seen.status in ENDED:
             return seen
         reader.job = seen
+
+
+def _read_rest(session: Session, ended: Job, lines: _Lines) -> None:
+    """What the stream, which lags behind the job's end, had not brought yet."""
+    for last in (False, False, True):
+        try:
+            for chunk in _skipped(_log(session, ended, "file"), lines.num_bytes):
+                lines.feed(chunk)
+            return
+        except TrimtabError as e:
+            if last:  # the outcome is known all the same
+                lines.feed(f"(the rest of the log cannot be read: {e})".encode())
+            else:
+                time.sleep(1.0)
 
 
 class _Lines:

@@ -76,7 +76,7 @@ class Trainer:
             torch.set_num_threads(1)  # the ranks are the parallelism; more threads would fight over the cores
         dataset = read_dataset(work.store, work.dataset)
         self.task = load_task(work.experiment)
-        self.bf16 = _uses_bf16(self.recipe.precision, self.device)
+        self.bf16 = uses_bf16(self.recipe.precision, self.device)
         self.feed: Feed = (Streamed if work.stream else InMemory)(dataset, work.experiment, self.rank, self.world)
 
         torch.manual_seed(work.experiment.seed)
@@ -223,7 +223,8 @@ class Pulse:
         return {"epoch": self._epoch, "seconds": seconds, "cpu_s": cpu_s, "world_size": world, "attempt": attempt}
 
 
-def _uses_bf16(precision: str, device: torch.device) -> bool:
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bf16: as asked, or by `auto` where the device does so natively (slow elsewhere)."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

@@ -238,7 +238,7 @@ def _inputs(experiment: Experiment) -> dict[str, Any]:
 @contextlib.contextmanager
 def _own_errors() -> Iterator[None]:
     """Our own errors come out of Ray's tasks as they were raised, and without Ray's traceback in the log."""
-    import ray.data  # sets its logger's level when it is imported
+    import ray.data  # noqa: F401 (its import sets the level of its logger)
     from ray.exceptions import RayTaskError
 
     logger = logging.getLogger("ray.data")

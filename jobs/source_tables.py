@@ -139,7 +139,7 @@ class Jsonl(Table):
 def _missing(setting: str, wanted: str, there: list[str], file: str) -> DataError:
     nearness = {name: difflib.SequenceMatcher(None, wanted.lower(), name.lower()).ratio() for name in there}
     nearest = sorted(there, key=lambda name: (-nearness[name], name))
-    names = ", ".join(nearest[:20]) or "none"
+    names = (", ".join(nearest[:20]) or "none").encode("utf-8", "replace").decode()
     return DataError(f"data.source.{setting}", wanted, f"no such column in {file}", f"the columns are: {names}")
 
 

@@ -66,7 +66,7 @@ def judge(index: Index, data: Data) -> Verdicts:
     labels = order_labels(_texts(index, ~index.is_test & (reason == "")))
     number = {text: i for i, text in enumerate(labels)}
     target = np.array([number.get(text, -1) for text in index.texts] or [-1], np.int32)[index.label]
-    _reject_unknown_labels(index, reason, target, labels)
+    _reject_unknown_labels(index, reason, target, labels, data.source.kind)
     return Verdicts(reason, same_as, labels, target, _splits(index, reason, data))
 
 
@@ -127,14 +127,16 @@ def _reject_equal_content(index: Index, reason: np.ndarray) -> np.ndarray:
     return same_as
 
 
-def _reject_unknown_labels(index: Index, reason: np.ndarray, target: np.ndarray, labels: tuple[str, ...]) -> None:
+def _reject_unknown_labels(
+    index: Index, reason: np.ndarray, target: np.ndarray, labels: tuple[str, ...], kind: str
+) -> None:
     tested = index.is_test & (reason == "")
     unknown = tested & (target < 0)
     if unknown.any() and unknown.sum() == tested.sum():
         found = order_labels(_texts(index, unknown))
         problem = f"none of the {tested.sum()} test rows has a label of the training rows"
-        mend = f"the test rows say {_named(found)}, the training rows {_named(labels)}"
-        raise DataError("data.source.test_path", _named(found), problem, mend)
+        mend = f"give both the same labels: the test rows say {_named(found)}, the training rows {_named(labels)}"
+        raise DataError("data.source", kind, problem, mend)
     reason[unknown] = "unknown_label"
 
 

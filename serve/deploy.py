@@ -178,8 +178,9 @@ def _check_route(wanted: dict[str, Any], configs: dict[str, dict[str, Any]]) -> 
 
 def _restarting(config: dict[str, Any]) -> tuple[Any, ...]:
     """The part of a configuration whose change makes Serve start new replicas."""
-    deployment = config["deployments"][0]
-    return config["import_path"], config.get("args"), deployment.get("ray_actor_options")
+    deployment = (config.get("deployments") or [{}])[0]
+    is_autoscaled = "autoscaling_config" in deployment
+    return config["import_path"], config.get("args"), deployment.get("ray_actor_options"), is_autoscaled
 
 
 # Serve's REST interface

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ class Reply:
 @dataclass
 class Request:
     method: str
-    path: str  # without the route's prefix
+    path: str  # without `prefix`, which is the route's
+    prefix: str
     headers: dict[bytes, bytes]
     receive: Receive
     id: str
@@ -74,6 +76,7 @@ class Web:
     ) -> None:
         self._core, self._tokens, self._facts = core, tokens, facts or {}
         self._sends_request_id = sends_request_id
+        self._version = metadata.version("trimtab")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -142,14 +145,14 @@ class Web:
     # What there is
 
     def _server(self, _: Request) -> Reply:
-        return Reply({"name": "trimtab", "version": "0.1.0", "extensions": [], **self._facts})
+        return Reply({"name": "trimtab", "version": self._version, "extensions": [], **self._facts})
 
     def _ready(self, _: Request) -> Reply:
         ready = self._core.is_ready
         return Reply({"ready": ready}, 200 if ready else 503)
 
     def _document(self, request: Request) -> dict[str, Any]:
-        return openapi.document(self._core.model(self._core.name), request.header(b"x-forwarded-prefix"))
+        return openapi.document(self._core.model(self._core.name), request.prefix)
 
     # Answers
 
@@ -244,8 +247,7 @@ def _request(scope: Scope, receive: Receive) -> Request:
         path = path[len(prefix) :]
     given = headers.get(b"x-request-id", b"")
     request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-    headers[b"x-forwarded-prefix"] = prefix.encode()
-    return Request(scope["method"], path, headers, receive, request_id, time.monotonic())
+    return Request(scope["method"], path, prefix, headers, receive, request_id, time.monotonic())
 
 
 def _allow_only_bounded(request: Request) -> None:

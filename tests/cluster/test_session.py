@@ -159,10 +159,10 @@ def test_an_address_that_is_not_reachable_is_named(address):
 
 
 @contextlib.contextmanager
-def _something_else():
+def _something_else(status=200):
     class Other(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
             self.wfile.write(b"hello")
 
@@ -247,15 +247,25 @@ def test_a_stale_state_is_noticed_and_cleared(changes):
         session.require("stale")
 
 
-def test_a_head_whose_port_another_program_answers_is_ended():
-    with _something_else() as port:
+@pytest.mark.parametrize(
+    ("status", "lives"),
+    [
+        pytest.param(200, False, id="another program"),
+        pytest.param(404, False, id="another program without that path"),
+        pytest.param(503, True, id="a busy dashboard"),
+        pytest.param(403, True, id="a lost token"),
+    ],
+)
+def test_a_head_is_ended_when_another_program_answers_at_its_port_but_not_when_it_is_busy(status, lives):
+    with _something_else(status) as port:
         made = _stale("usurped", dashboard_url=f"http://127.0.0.1:{port}")
         command = [sys.executable, "-c", "import time; time.sleep(99)", made.temp_dir]
         with subprocess.Popen(command) as process:
             state.save(replace(made, pid=process.pid))
-            assert session.find("usurped") is None
+            found = session.find("usurped")
+            assert session.down("usurped") == lives
 
-    assert (_left_of(made), state.load("usurped")) == ([], None)
+    assert (found is not None, _left_of(made), state.load("usurped")) == (lives, [], None)
 
 
 def test_a_state_file_that_is_not_one_is_no_cluster():

@@ -79,7 +79,7 @@ def test_metrics_are_those_of_scikit_learn():
     precision, recall, f1, rows = sk.precision_recall_fscore_support(truth, predicted)
     assert got["accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted))
     assert got["macro_f1"] == pytest.approx(sk.f1_score(truth, predicted, average="macro"))
-    assert got["log_loss"] == pytest.approx(sk.log_loss(truth, probabilities.astype(float)), rel=1e-5)
+    assert got["log_loss"] == pytest.approx(sk.log_loss(truth, probabilities), rel=1e-5)
     assert got["confusion"] == sk.confusion_matrix(truth, predicted).tolist()
     for i, label in enumerate(LABELS):
         expected = {"precision": precision[i], "recall": recall[i], "f1": f1[i], "rows": rows[i]}

@@ -182,5 +182,5 @@ def test_a_dataset_that_cannot_be_trained_on_is_refused_in_one_sentence(
 def test_test_rows_that_share_no_label_with_training_are_refused() -> None:
     rows = [*MANY, row(1000, "x", test=True), row(1001, "y", test=True)]
 
-    with pytest.raises(DataError, match=r"none of the 2 test rows .* the test rows say x, y, the training rows a, b"):
+    with pytest.raises(DataError, match=r"none of the 2 test rows .*: the test rows say x, y, the training rows a, b"):
         verdicts.judge(index_of(rows), data())

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -92,6 +96,29 @@ def test_a_step_that_fails_in_a_job_says_why_in_one_sentence_and_leaves_nothing_
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("trimtab: data.")
     assert Store.open(env["TRIMTAB_STORE"]).keys("datasets") == before
+
+
+def test_an_interrupt_lets_go_of_a_job_which_goes_on_until_it_is_stopped(
+    trimtab: Run, env: dict[str, str], experiment_file: Callable[..., Path]
+) -> None:
+    path = experiment_file(name="digits-long", train={"epochs": 5000, "early_stopping": None, "device": "cpu"})
+    assert trimtab("preprocess", str(path), env=env, timeout_s=600).returncode == 0
+    command = [sys.executable, "-m", "trimtab", "train", str(path)]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("TRIMTAB_", "RAY_"))}
+
+    with subprocess.Popen(command, env={**clean, **env}, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        seen = next(line for line in process.stderr if line.startswith("train ") and "loss" in line)
+        process.send_signal(signal.SIGINT)
+        words = process.stderr.read()
+
+    assert seen
+    assert process.returncode == 130
+    job = re.search(r"trimtab logs -f (\S+);", words)
+    assert job is not None, words
+    jobs = json.loads(trimtab("logs", "--json", env=env).stdout)
+    assert [row["state"] for row in jobs if row["job"] == job[1]] == ["running"]
+    assert json.loads(trimtab("stop", job[1], "--json", env=env).stdout)["stopped"] is True
 
 
 def _sample(curl: str) -> str:

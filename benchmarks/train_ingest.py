@@ -1,0 +1,150 @@
+"""Images per second of distributed training on two CPU workers, against a plain PyTorch loop in one process.
+
+Same network, same global batch, same optimiser and precision, same rows of MNIST in memory; rounds interleaved. The
+plain loop runs once on one thread and once on all cores. Epochs are timed inside, the first one of each side is
+not counted; what Ray Train needs around them (start, validation, checkpoints) is a figure of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import report
+from cluster import session
+from cluster.config import Experiment
+from cluster.experiment import parse
+from cluster.progress import Progress
+from cluster.store import Store
+from jobs import preprocess, train
+from tasks.dataset import Dataset, read_dataset
+from tasks.task import load_task
+
+WORKERS, BATCH = 2, 256
+
+
+class Silent(Progress):
+    def update(self, done: float, total: float = 0, **figures: Any) -> None:
+        pass
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_ingest", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="2 rounds of 3 epochs instead of 5 of 5")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of MNIST's gz files")
+    parser.add_argument("--out", type=Path, help="JSON file; by default stdout")
+    arguments = parser.parse_args()
+    if not (arguments.data / "train-images-idx3-ubyte.gz").is_file():
+        print(f"--data {arguments.data}: no MNIST there; name the folder with its gz files", file=sys.stderr)
+        return 2
+    num_rounds, epochs = (2, 3) if arguments.quick else (5, 5)
+    made = experiment(arguments.data, epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        session.connect(session.up("benchmark-ingest", store=folder))
+        try:
+            store = Store.open(folder)
+            preprocess.run(made, store, "mnist", lambda *_: None)
+            rounds = [measure(made, store, number) for number in range(num_rounds)]
+        finally:
+            disconnect()
+            session.down("benchmark-ingest")
+    write(arguments.out, rounds, quick=arguments.quick)
+    return 0
+
+
+def disconnect() -> None:
+    """Ray ends a driver whose cluster goes away."""
+    import ray
+
+    ray.shutdown()
+
+
+def experiment(data: Path, epochs: int) -> Experiment:
+    recipe = {"workers": WORKERS, "epochs": epochs, "batch_size": BATCH, "early_stopping": None}
+    source = {"kind": "idx", "path": str(data.absolute())}
+    return parse({"name": "mnist", "data": {"source": source}, "train": recipe})
+
+
+def measure(made: Experiment, store: Store, number: int) -> dict[str, float]:
+    """One round: images/s and CPU-seconds per 60,000 images of each side, and seconds around our epochs."""
+    dataset = read_dataset(store, "mnist")
+    measured: dict[str, float] = {}
+    sides = ["ours", "one thread", "all cores"]
+    for side in sides if number % 2 else sides[::-1]:
+        started = time.perf_counter()
+        if side == "ours":
+            train.run(made, store, "mnist", f"round-{number}", Silent("train"))
+            manifest = store.manifest("runs", f"round-{number}")
+            epochs = json.loads(store.read("runs", f"round-{number}", manifest["files"]["history"]))
+            inside = sum(epoch["seconds"] for epoch in epochs)
+            measured["around"] = time.perf_counter() - started - inside
+        else:
+            epochs = plain_epochs(made, dataset, 1 if side == "one thread" else torch.get_num_threads())
+        counted = epochs[1:]
+        num_rows = sum(epoch["rows"] for epoch in counted)
+        measured[side] = num_rows / sum(epoch["seconds"] for epoch in counted)
+        measured[f"{side} cpu"] = sum(epoch["cpu_s"] for epoch in counted) * 60_000 / num_rows
+    print(f"round {number}: " + ", ".join(f"{k} {v:.1f}" for k, v in sorted(measured.items())), file=sys.stderr)
+    return measured
+
+
+def plain_epochs(made: Experiment, dataset: Dataset, num_threads: int) -> list[dict[str, float]]:
+    """What one would write by hand: a permutation, an index, a step."""
+    from jobs.loop import uses_bf16
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    torch.manual_seed(made.seed)
+    rows, targets = map(torch.from_numpy, dataset.load("train"))
+    network = load_task(made).network(dataset.encoding)
+    num_steps, rate = len(rows) // BATCH, made.train.learning_rate
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=num_steps * made.train.epochs + 1)
+    bf16 = uses_bf16(made.train.precision, torch.device("cpu"))
+    epochs = []
+    for _ in range(made.train.epochs):
+        started, cpu = time.perf_counter(), time.process_time()
+        for mine in torch.randperm(len(rows))[: num_steps * BATCH].split(BATCH):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                logits = network(rows[mine])
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets[mine])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+        epochs.append({"rows": num_steps * BATCH, "seconds": seconds, "cpu_s": cpu_s})
+    torch.set_num_threads(before)
+    return epochs
+
+
+def write(out: Path | None, rounds: list[dict[str, float]], *, quick: bool) -> None:
+    def of(name: str) -> list[float]:
+        return [measured[name] for measured in rounds]
+
+    figures = [report.figure("time around the epochs of a run (start, validation, checkpoints)", of("around"), "s")]
+    for peer in ("one thread", "all cores"):
+        words = f"plain PyTorch loop, one process, {peer}"
+        figures.append(report.figure("training, 2 workers", of("ours"), "images/s", peer=words, peer_values=of(peer)))
+        figures.append(
+            report.figure(
+                "training 60,000 images, 2 workers, CPU",
+                of("ours cpu"),
+                "CPU-s",
+                peer=words,
+                peer_values=of(f"{peer} cpu"),
+            )
+        )
+    notes = f"small network, global batch {BATCH}; more images/s is better, fewer CPU-s is better"
+    report.write(out, "train_ingest", quick=quick, seed=0, figures=figures, notes=notes)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
