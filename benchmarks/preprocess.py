@@ -10,6 +10,7 @@ import argparse
 import gzip
 import hashlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -44,6 +45,7 @@ def main() -> int:
         return 2
     made = parse({"name": "mnist", "data": {"source": {"kind": "idx", "path": str(arguments.data.absolute())}}})
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRIMTAB_HOME"] = folder  # the user's own clusters are left alone
         cluster = session.up("benchmark-preprocess", store=folder)
         try:
             session.connect(cluster)

@@ -410,15 +410,22 @@ def test_a_slow_body_is_504_at_the_deadline(core: Core, web: Web, headers: dict[
     assert "x-request-timeout-seconds" in error
 
 
+class Gate(threading.Event):
+    """While it is closed no forward pass goes on; `seen` is the first pixel of each row computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+
 @pytest.fixture
-def held(core: Core) -> Iterator[threading.Event]:
-    """Holds every forward pass until the event is set."""
-    gate, model = threading.Event(), core.model("shades")
-    inner = model.predictor
+def held(core: Core) -> Iterator[Gate]:
+    gate, model = Gate(), core.model("shades")
 
     def predictor(rows: np.ndarray) -> np.ndarray:
         gate.wait(20)
-        return inner(rows)
+        gate.seen += rows[:, 0, 0, 0].tolist()
+        return model.predictor(rows)
 
     core.use(dataclasses.replace(model, predictor=predictor))
     yield gate
@@ -430,13 +437,13 @@ def client(web: Web) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://x", headers={**TOKEN, **JSON})
 
 
-def test_a_slow_model_is_504_at_the_deadline(ask: Callable[..., httpx.Response], held: threading.Event) -> None:
+def test_a_slow_model_is_504_at_the_deadline(ask: Callable[..., httpx.Response], held: Gate) -> None:
     answer = ask("POST", INFER, tensor(), {**JSON, "x-request-timeout-seconds": "0.05"})
 
     assert answer.status_code == 504
 
 
-def test_a_full_queue_is_429_with_a_time_to_come_again(core: Core, web: Web, held: threading.Event) -> None:
+def test_a_full_queue_is_429_with_a_time_to_come_again(core: Core, web: Web, held: Gate) -> None:
     core.configure(Serve(max_queue=2))
 
     async def crowd() -> list[httpx.Response]:
@@ -454,7 +461,7 @@ def test_a_full_queue_is_429_with_a_time_to_come_again(core: Core, web: Web, hel
     assert "serve.max_queue" in refused.json()["error"]
 
 
-def test_a_client_that_goes_away_takes_its_request_out_of_the_queue(web: Web, held: threading.Event) -> None:
+def test_a_client_that_goes_away_takes_its_request_out_of_the_queue(web: Web, held: Gate) -> None:
     async def gone() -> int:
         async with client(web) as one:
             running = asyncio.create_task(one.post(INFER, content=tensor()))
@@ -466,6 +473,7 @@ def test_a_client_that_goes_away_takes_its_request_out_of_the_queue(web: Web, he
             return (await running).status_code
 
     assert asyncio.run(gone()) == 200
+    assert held.seen == [0]
 
 
 def test_an_error_of_ours_is_500_with_a_request_id_and_logged_once(
