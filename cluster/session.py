@@ -187,7 +187,7 @@ def _find_foreign(address: str, field: str) -> Session:
     try:
         is_ray = _is_ray(found, timeout_s=10.0)
     except ClusterError as e:
-        raise ClusterError(field, address, e.problem, "check the address, or start one here: trimtab up") from e
+        raise ClusterError(field, address, e.problem, f"{e.mend}, or start one here: trimtab up") from e
     if not is_ray:
         mend = "give a Ray dashboard's URL, such as http://host:8265"
         raise ClusterError(field, address, "something else than a Ray cluster answers there", mend)

@@ -293,12 +293,12 @@ def stop(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(store: StoreAt = None, as_json: Json = False) -> None:
     """Say whether this machine is fit, and how to mend it."""
     from trimtab import doctor as physician
 
     screen = _workspace(as_json).screen
-    checks = physician.checks()
+    checks = physician.checks(store)
     screen.rows([{"check": c.name, "state": c.state, "found": c.words, "mend": c.mend} for c in checks])
     if any(check.state == "fail" for check in checks):
         raise typer.Exit(1)
