@@ -111,12 +111,14 @@ def plain_epochs(made: Experiment, dataset: Dataset, num_threads: int) -> list[d
     epochs = []
     for _ in range(made.train.epochs):
         started, cpu = time.perf_counter(), time.process_time()
-        for mine in torch.randperm(len(rows))[: num_steps * BATCH].split(BATCH):
+        order = torch.randperm(len(rows))
+        for start in range(0, num_steps * BATCH, BATCH):
+            mine = order[start : start + BATCH]
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 logits = network(rows[mine])
             loss = torch.nn.functional.cross_entropy(logits.float(), targets[mine])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu

@@ -27,10 +27,18 @@ ENVIRONMENT = "TRIMTAB_EXPERIMENT"  # a job gets its experiment as JSON in this 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """The experiment in `path`, with `a.b=c` overrides applied; `-` reads the environment.
 
+    Folders and files in it are relative to where this process runs, and absolute in what is returned: the
+    jobs that get it run elsewhere.
+
     Raises:
         ConfigError: unreadable file, bad YAML, unknown key, wrong type or unit, fields that disagree.
     """
-    return parse(_read(str(path)), overrides)
+    experiment = parse(_read(str(path)), overrides)
+    source = experiment.data.source
+    paths = {name: value for name, value in source if name in ("path", "test_path") and value and "://" not in value}
+    absolute = {name: str(Path(value).expanduser().absolute()) for name, value in paths.items()}
+    data = experiment.data.model_copy(update={"source": source.model_copy(update=absolute)})
+    return experiment.model_copy(update={"data": data})
 
 
 def parse(tree: object, overrides: Iterable[str] = ()) -> Experiment:

@@ -130,6 +130,7 @@ def driver_env(made: Session) -> dict[str, str]:
         "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",  # a rank that never reports hangs the others for ever otherwise
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a worker prints stays as it was printed
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_DATA_USAGE_DISABLED": "1",  # its thread asks a Prometheus that is not there, and may fail aloud at the end
     }
 
 

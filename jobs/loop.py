@@ -80,7 +80,9 @@ class Trainer:
         self.feed: Feed = (Streamed if work.stream else InMemory)(dataset, work.experiment, self.rank, self.world)
 
         torch.manual_seed(work.experiment.seed)
-        self.model = prepare_model(self.task.network(dataset.encoding))
+        # Buffers are averaged once per epoch instead of sent round before every step.
+        ddp = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        self.model = prepare_model(self.task.network(dataset.encoding), parallel_strategy_kwargs=ddp)
         self.network: torch.nn.Module = getattr(self.model, "module", self.model)  # without DDP's wrapper
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),

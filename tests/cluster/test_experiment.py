@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster import experiment as experiments
+from cluster.config import ParquetSource
 from cluster.errors import ConfigError
 
 DIGITS = {"name": "digits", "data": {"source": {"kind": "digits"}}}
@@ -105,3 +106,14 @@ def test_a_fingerprint_changes_with_its_parts_alone() -> None:
     assert experiments.fingerprint(made.train, 1) == experiments.fingerprint(same.train, 1)
     assert experiments.fingerprint(made.train, 1) != experiments.fingerprint(other.train, 1)
     assert experiments.fingerprint(made.data) == experiments.fingerprint(other.data)
+
+
+def test_paths_are_absolute_once_loaded_but_uris_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("name: x\ndata: {source: {kind: parquet, path: rows, test_path: 's3://bucket/rows'}}\n")
+    monkeypatch.chdir(tmp_path)
+
+    source = experiments.load(path).data.source
+
+    assert isinstance(source, ParquetSource)
+    assert (source.path, source.test_path) == (str(tmp_path / "rows"), "s3://bucket/rows")
