@@ -37,14 +37,14 @@ class Silent(Progress):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_ingest", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="2 rounds of 3 epochs instead of 5 of 5")
+    parser.add_argument("--quick", action="store_true", help="2 rounds of 2 epochs instead of 5 of 5")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of MNIST's gz files")
     parser.add_argument("--out", type=Path, help="JSON file; by default stdout")
     arguments = parser.parse_args()
     if not (arguments.data / "train-images-idx3-ubyte.gz").is_file():
         print(f"--data {arguments.data}: no MNIST there; name the folder with its gz files", file=sys.stderr)
         return 2
-    num_rounds, epochs = (2, 3) if arguments.quick else (5, 5)
+    num_rounds, epochs = (2, 2) if arguments.quick else (5, 5)
     made = experiment(arguments.data, epochs)
     with tempfile.TemporaryDirectory() as folder:
         session.connect(session.up("benchmark-ingest", store=folder))

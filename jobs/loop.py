@@ -81,7 +81,7 @@ class Trainer:
 
         torch.manual_seed(work.experiment.seed)
         # Buffers are averaged once per epoch instead of sent round before every step.
-        ddp = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        ddp = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
         self.model = prepare_model(self.task.network(dataset.encoding), parallel_strategy_kwargs=ddp)
         self.network: torch.nn.Module = getattr(self.model, "module", self.model)  # without DDP's wrapper
         self.optimizer = torch.optim.AdamW(
@@ -117,7 +117,7 @@ class Trainer:
         return {**pulse.figures(), "train_loss": loss / max(num_rows, 1), "rows": round(num_rows)}
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy over the whole validation split; each rank does a share."""
+        """The task's own loss and the accuracy over the whole validation split in fp32; each rank does a share."""
         self._average_buffers()
         self.network.eval()
         total = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss x rows, right, rows

@@ -67,8 +67,8 @@ def run(
     with _registered(registry, experiment, dataset_key, key) as log:
         follower.log = log
         course, feed = _fit(experiment, store, dataset, key, follower, max_memory_bytes)
-        follower.finish(course)
         manifest = _publish(experiment, store, dataset, key, course, feed=feed, mlflow_run=log.run_id)
+        follower.finish(course)
     checkpoint.discard(store, key)
     return _figures(manifest)
 

@@ -15,6 +15,10 @@ from cluster import session
 from cluster.session import Session
 from cluster.store import Store
 
+# Ray settles how it authenticates when it is first imported, and some test modules import it long before a
+# cluster is up. Which token it sends is settled when it connects.
+os.environ["RAY_AUTH_MODE"] = "token"
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("TRIMTAB_DATA", ROOT.parent / "shared" / "data"))
 
