@@ -25,10 +25,7 @@ from jobs import preprocess
 from tasks.dataset import SPLITS, Dataset, read_dataset
 from tasks.task import load_task
 
-pytestmark = [
-    pytest.mark.usefixtures("ray_cluster"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Ray Data's settings warn about themselves
-]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def experiment(

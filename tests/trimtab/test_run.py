@@ -36,7 +36,10 @@ def clean_endpoint(cluster: Session) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("clean_endpoint")
-def test_from_a_file_to_an_answer_and_again_with_nothing_left_to_do(trimtab: Run, env: dict[str, str]) -> None:
+def test_from_a_file_to_an_answer_and_again_with_nothing_left_to_do(
+    trimtab: Run, env: dict[str, str], tmp_path: Path
+) -> None:
+    env = {**env, "TRIMTAB_STORE": str(tmp_path / "store")}
     first = trimtab("run", "experiments/digits.yaml", env=env, timeout_s=900)
 
     assert first.returncode == 0, first.stderr
