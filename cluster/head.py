@@ -105,6 +105,7 @@ def cluster_env(made: Session, chosen: Ports) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(chosen.ingress_http[1]),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(chosen.ingress_grpc[0]),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(chosen.ingress_grpc[1]),
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(64 * _MIB),  # 2 GiB otherwise, read before any code of ours runs
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # 30 s for each replica removed otherwise
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",  # the end takes 33 s otherwise
         "RAY_JOB_STOP_WAIT_TIME_S": "10",  # between SIGTERM and SIGKILL: time for a last checkpoint

@@ -7,6 +7,7 @@ torch: what it runs was exported when the bundle was made.
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,16 @@ class Answer:
     model: Model
     queue_ms: float
     compute_ms: float
+
+    def parameters(self, request_id: str) -> dict[str, str | int | float]:
+        """What every protocol says beside the answer: who gave it, and in what time."""
+        return {
+            "version": self.model.version,
+            "variant": self.model.variant,
+            "request_id": request_id,
+            "queue_ms": round(self.queue_ms, 3),
+            "compute_ms": round(self.compute_ms, 3),
+        }
 
 
 class Core:
@@ -126,7 +137,20 @@ class Core:
 
 def refusal(status: int, field: str, value: object, problem: str, mend: str) -> RequestError:
     """A refused request in the same words as a user's mistake on the command line."""
-    return RequestError(status, str(UserError(field, value, problem, mend)))
+    return RequestError(status, str(UserError(field, _Brief(value), problem, mend)))
+
+
+class _Brief:
+    """Shown by its beginning: what a client sent may be megabytes, of which an error shows some letters."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        value = self._value
+        if isinstance(value, list | dict):
+            return reprlib.repr(value)
+        return repr(value[:1000] if isinstance(value, str | bytes) else value)
 
 
 def _limits(serve: Serve) -> Limits:

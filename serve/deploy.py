@@ -35,7 +35,20 @@ if TYPE_CHECKING:
 
 APPLICATIONS = "/api/serve/applications/"
 IMPORT_PATH, DEPLOYMENT = "serve.app:build", "Replica"
-SERVING_CODE = ("auth", "batcher", "core", "oip", "openapi", "replica", "web")
+SERVING_CODE = (
+    "auth",
+    "batcher",
+    "bounds",
+    "core",
+    "oip.bodies",
+    "oip.messages",
+    "oip.tensors",
+    "openapi",
+    "replica",
+    "rpc",
+    "web",
+)
+GRPC_SERVICES = ("serve.oip.service.add_to_server", "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server")
 POLL_S = 0.1
 MAX_ASKED = 20  # times in a row that the new version must answer
 
@@ -164,6 +177,12 @@ def application(bundle: Bundle, version: int) -> dict[str, Any]:
     }
 
 
+def grpc_options(port: int) -> dict[str, Any]:
+    """Serve's configuration of gRPC, as its REST interface and a RayService take it."""
+    # Reflection would answer anyone, past our tokens.
+    return {"port": port, "grpc_servicer_functions": list(GRPC_SERVICES), "enable_reflection": False}
+
+
 def _route(experiment: Experiment) -> str:
     return experiment.serve.route.rstrip("/") or "/"
 
@@ -202,11 +221,12 @@ def _configs(session: Session) -> dict[str, dict[str, Any]]:
 
 
 def _put(session: Session, configs: dict[str, dict[str, Any]]) -> None:
-    # One call states all applications: one that is left out is deleted. Serve reads the HTTP options only when
-    # it starts, with its first application.
+    # One call states all applications: one that is left out is deleted. Serve reads the HTTP and gRPC options only
+    # when it starts, with its first application.
     body = {
         "proxy_location": "HeadOnly" if session.pid else "EveryNode",
         "http_options": {"host": "127.0.0.1" if session.pid else "0.0.0.0", "port": session.http_port},  # noqa: S104
+        "grpc_options": grpc_options(session.grpc_port),
         "applications": list(configs.values()),
     }
     rest(session, "PUT", APPLICATIONS, body, timeout_s=60.0)

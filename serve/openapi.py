@@ -15,14 +15,21 @@ from tasks.task import TensorSpec
 _ERRORS = {
     "400": "a malformed or ill-fitting body or header",
     "401": "no token or a wrong one",
+    "403": "a token whose role is not enough",
     "404": "unknown path, model or version",
     "413": "a body over serve.max_body",
     "415": "a content type this path does not take",
     "422": "a body that is not what its content type says, or cannot be used",
-    "429": "the queue is full; the header retry-after says when to come again",
+    "429": "the queue is full, or the token is over its rate; the header retry-after says when to come again",
     "504": "no answer within the deadline",
 }
 
+_TIME = {
+    "x-deadline-ms": "milliseconds from the request's arrival after which the answer is of no use; may only shorten "
+    "serve.request_timeout",
+    "x-request-timeout-seconds": "the same in seconds; 0 is as long as the endpoint allows; the shorter one counts",
+}
+_BINARY = "length of the JSON in a body that has tensors as bytes behind it"
 _INPUT = 'one input as the task reads it; for images {"image": "<base64 of a PNG or JPEG>"}'
 
 
@@ -43,7 +50,7 @@ def document(model: Model, prefix: str = "") -> dict[str, Any]:
         "paths": {
             f"{base}/predict": {"post": _predict(model)},
             f"{base}/infer": {"post": _infer(spec)},
-            f"{base}/versions/{{version}}/infer": {"post": _infer(spec) | {"parameters": [_version()]}},
+            f"{base}/versions/{{version}}/infer": {"post": _infer(spec, _version())},
             base: {"get": _get("The model: versions, inputs, outputs, labels", "Metadata")},
             f"{base}/versions/{{version}}": {
                 "get": _get("One version of the model", "Metadata") | {"parameters": [_version()]}
@@ -100,17 +107,26 @@ def _predict(model: Model) -> dict[str, Any]:
     }
     return {
         "summary": "Label and probabilities of one body, or of each row of `instances`",
+        "parameters": _time(),
         "requestBody": {"required": True, "content": content},
         "responses": _responses("Prediction", tuple(_ERRORS)),
     }
 
 
-def _infer(spec: TensorSpec) -> dict[str, Any]:
+def _infer(spec: TensorSpec, *more: dict[str, Any]) -> dict[str, Any]:
     example = {"inputs": [{"name": spec.name, "datatype": spec.datatype, "shape": [1, *spec.shape[1:]], "data": []}]}
     schema = {"$ref": "#/components/schemas/InferRequest"}
     return {
-        "summary": "Open Inference Protocol v2: a batch of rows to probabilities and labels",
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
+        "summary": "Open Inference Protocol v2: a batch of rows to probabilities and labels, in JSON or, by the "
+        "extension binary_tensor_data, as bytes behind the JSON",
+        "parameters": [*more, *_time(), _header("inference-header-content-length", "integer", _BINARY)],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schema, "example": example},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
         "responses": _responses("InferResponse", tuple(status for status in _ERRORS if status != "422")),
     }
 
@@ -118,6 +134,14 @@ def _infer(spec: TensorSpec) -> dict[str, Any]:
 def _get(summary: str, schema: str | None, *, is_open: bool = False) -> dict[str, Any]:
     operation = {"summary": summary, "responses": _responses(schema, () if is_open else ("401", "404"))}
     return operation | ({"security": []} if is_open else {})
+
+
+def _time() -> list[dict[str, Any]]:
+    return [_header(name, "number", about) for name, about in _TIME.items()]
+
+
+def _header(name: str, kind: str, about: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": about, "schema": {"type": kind}}
 
 
 def _version() -> dict[str, Any]:
@@ -137,10 +161,19 @@ def _schemas(spec: TensorSpec) -> dict[str, Any]:
     for side in reversed(spec.shape[1:]):
         row = {"type": "array", "items": row, "minItems": side, "maxItems": side}
     tensor = _object(
-        {"name": text, "datatype": text, "shape": {"type": "array", "items": whole}, "data": {"type": "array"}}
+        {"name": text, "datatype": text, "shape": {"type": "array", "items": whole}, "data": {"type": "array"}},
+        required=("name", "datatype", "shape"),  # `data` may follow as bytes
     )
     wanted = {**tensor["properties"], "name": {"const": spec.name}, "datatype": {"const": spec.datatype}}
-    about = {"model": text, "version": whole, "variant": text, "request_id": text, "milliseconds": number}
+    parameters = {"version": whole, "variant": text, "request_id": text, "queue_ms": number, "compute_ms": number}
+    about = {
+        "parameters": _object(parameters),
+        "model": text,
+        "version": whole,
+        "variant": text,
+        "request_id": text,
+        "milliseconds": number,
+    }
     return {
         "Error": _object({"error": text, "request_id": text}),
         "Instances": _object({"instances": {"type": "array", "items": row, "minItems": 1}}),
@@ -150,7 +183,11 @@ def _schemas(spec: TensorSpec) -> dict[str, Any]:
             required=tuple(about),
         ),
         "InferRequest": _object(
-            {"id": text, "inputs": {"type": "array", "items": _object(wanted)}, "outputs": {"type": "array"}},
+            {
+                "id": text,
+                "inputs": {"type": "array", "items": _object(wanted, ("name", "datatype", "shape"))},
+                "outputs": {"type": "array"},
+            },
             required=("inputs",),
         ),
         "InferResponse": _object(
@@ -158,7 +195,7 @@ def _schemas(spec: TensorSpec) -> dict[str, Any]:
                 "model_name": text,
                 "model_version": text,
                 "id": text,
-                "parameters": {"type": "object"},
+                "parameters": _object(parameters),
                 "outputs": {"type": "array", "items": tensor},
             }
         ),

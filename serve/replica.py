@@ -1,4 +1,4 @@
-"""One replica of an endpoint: a `Core` with HTTP in front, told by Serve which version and limits to hold.
+"""One replica of an endpoint: a `Core` with HTTP and gRPC in front, told by Serve which version and limits to hold.
 
 A plain class, so that it can be made and called without Serve; `serve.app` wraps it. A new version is a new
 `user_config`, loaded beside the old one and swapped in: the replica is never restarted for it.
@@ -17,19 +17,22 @@ from cluster.store import Store
 from ladder.bundle import read_bundle
 from serve.auth import VARIABLE, Tokens
 from serve.core import Core, Model
+from serve.rpc import Rpc
 from serve.web import Web
 
 _log = logging.getLogger(__name__)
 
 
-class Replica:
-    """`user_config` is `{"bundle": key, "version": number, "serve": the experiment's section}`."""
+class Replica(Rpc):
+    """Serve calls the methods of `Rpc` on it by their names.
+
+    `user_config` is `{"bundle": key, "version": number, "serve": the experiment's section}`.
+    """
 
     def __init__(self, name: str, store: str) -> None:
         """Raises ClusterError without a token, StoreError when the store cannot be opened."""
-        self._tokens = Tokens.read(os.environ.get(VARIABLE))
+        super().__init__(Core(name, Serve()), Tokens.read(os.environ.get(VARIABLE)))
         self._store = Store.open(store)
-        self._core = Core(name, Serve())
         self._holds: tuple[str, int] | None = None
         self._change: asyncio.Task[None] | None = None  # the latest, kept so that it is not collected
 

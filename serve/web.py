@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import math
-import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -22,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from cluster.errors import RequestError
-from serve import oip, openapi
+from serve import bounds, openapi
 from serve.auth import Tokens
-from serve.batcher import late
 from serve.core import Answer, Core, Model, refusal
+from serve.oip import bodies, tensors
 from tasks.task import Rejected
 
 Scope = MutableMapping[str, Any]
@@ -34,14 +30,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OPEN_PATHS = ("/ready", "/v2/health/live", "/v2/health/ready")
 SMALL_BODY = 8 * 1024  # smaller images are decoded on the loop: a thread would cost more than it saves
-TIMEOUT_SHARE = 0.95  # of the client's time: what is left is for the way back, before Serve's own 408
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_log = logging.getLogger(__name__)
 
 
 @dataclass
 class Reply:
-    body: Any  # JSON-able, or text that is sent as HTML
+    body: Any  # JSON-able, text that is sent as HTML, or bytes that bring their content type
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -57,12 +50,13 @@ class Request:
     arrived: float
     deadline: float = 0.0
 
-    def header(self, name: bytes) -> str:
-        return self.headers.get(name, b"").decode("latin-1").strip()
+    def header(self, name: str) -> str | None:
+        value = self.headers.get(name.encode())
+        return None if value is None else value.decode("latin-1").strip()
 
     @property
     def media_type(self) -> str:
-        return self.header(b"content-type").partition(";")[0].strip().lower()
+        return (self.header("content-type") or "").partition(";")[0].strip().lower()
 
 
 class Web:
@@ -94,18 +88,14 @@ class Web:
             _allow_only_bounded(request)
             if request.path not in OPEN_PATHS:
                 self._tokens.check(request.headers.get(b"authorization"))
-            bound_s = _bound_s(request, self._core.serve.request_timeout)
+            bound_s = bounds.time_s(request.header, self._core.serve.request_timeout)
             request.deadline = request.arrived + bound_s
             async with asyncio.timeout(bound_s):
                 return await self._route(request)
-        except RequestError as error:
-            return _refused(error, request)
-        except TimeoutError:
-            return _refused(late(time.monotonic() - request.arrived), request)
-        except Exception:
-            _log.exception("request %s failed: %s %s", request.id, request.method, request.path)
-            message = f"the endpoint failed on this request; its log has the reason under request id {request.id}"
-            return _refused(RequestError(500, message), request)
+        except Exception as error:
+            refused = bounds.refused(error, request.id, f"{request.method} {request.path}", request.arrived)
+            body = {"error": refused.message, "request_id": request.id}
+            return Reply(body, refused.status, dict(refused.headers))
 
     async def _route(self, request: Request) -> Reply:
         parts = request.path.strip("/").split("/")
@@ -140,12 +130,12 @@ class Web:
         model = self._core.model(name, version)
         if verb == "ready":
             return Reply({"name": name, "ready": True})
-        return Reply(oip.metadata(model, model.task.input_spec(model.bundle.encoding), self._core.refused))
+        return Reply(bodies.metadata(model, model.task.input_spec(model.bundle.encoding), self._core.refused))
 
     # What there is
 
     def _server(self, _: Request) -> Reply:
-        return Reply({"name": "trimtab", "version": self._version, "extensions": [], **self._facts})
+        return Reply({"name": "trimtab", "version": self._version, "extensions": tensors.EXTENSIONS, **self._facts})
 
     def _ready(self, _: Request) -> Reply:
         ready = self._core.is_ready
@@ -157,15 +147,16 @@ class Web:
     # Answers
 
     async def _infer(self, request: Request, model: Model) -> Reply:
-        _media_type(request, ("application/json",))
-        if b"inference-header-content-length" in request.headers:
-            field_name = "inference-header-content-length"
-            problem = "binary tensors are not supported"
-            raise refusal(400, field_name, request.header(field_name.encode()), problem, "send the numbers as JSON")
-        tree = oip.parse_json(await self._body(request))
-        rows = oip.rows(tree, model.task.input_spec(model.bundle.encoding), self._core.max_rows)
-        answer = await self._core.predict(model, rows, request.deadline)
-        return Reply(oip.response(tree, answer, request.id))
+        # Triton's clients name no content type; with bytes behind the JSON it is none that has a name.
+        _media_type(request, ("application/json", "application/octet-stream", ""))
+        spec, header_length = model.task.input_spec(model.bundle.encoding), request.header(bodies.HEADER_LENGTH)
+        asked = bodies.read(await self._body(request), header_length, spec, self._core.max_rows)
+        answer = await self._core.predict(model, asked.rows, request.deadline)
+        body, json_length = bodies.respond(asked, answer, request.id)
+        if json_length is None:
+            return Reply(body, headers={"content-type": "application/json"})
+        headers = {"content-type": "application/octet-stream", bodies.HEADER_LENGTH: str(json_length)}
+        return Reply(body, headers=headers)
 
     async def _predict(self, request: Request, model: Model) -> Reply:
         known = dict.fromkeys((*model.task.media_types(), "application/json"))
@@ -180,21 +171,21 @@ class Web:
 
     def _instances(self, body: bytes, model: Model) -> np.ndarray | None:
         """The rows in `{"instances": [row, ...]}`; None for JSON that is left to the task."""
-        tree = oip.parse_json(body)
+        tree = bodies.parse_json(body)
         if "instances" not in tree:
             if "application/json" in model.task.media_types():
                 return None
             raise refusal(400, "body", sorted(tree), "has no instances", 'send {"instances": [row, ...]}')
         spec = model.task.input_spec(model.bundle.encoding)
-        rows = oip.numbers("instances", tree["instances"], spec)
-        oip.check_rows("instances", rows.shape, spec, self._core.max_rows)
-        return rows
+        values, shape = tensors.flattened("instances", tree["instances"], spec)
+        tensors.check_rows("instances", shape, spec, self._core.max_rows)
+        return tensors.converted("instances", values, spec).reshape(shape)
 
     async def _body(self, request: Request) -> bytes:
         """The whole body. Raises RequestError 413 before reading what is declared too large, 400 when cut off."""
-        limit, declared = self._core.serve.max_body, request.header(b"content-length")
-        if declared.isdigit() and int(declared) > limit:
-            raise _too_large(int(declared), limit)
+        limit, declared = self._core.serve.max_body, request.header("content-length") or ""
+        if declared.isdecimal() and len(declared) < 20 and int(declared) > limit:
+            raise bounds.too_large(int(declared), limit)
         chunks, size = [], 0
         while True:
             message = await request.receive()
@@ -203,7 +194,7 @@ class Web:
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > limit:
-                raise _too_large(size, limit)
+                raise bounds.too_large(size, limit)
             if not message.get("more_body"):
                 return b"".join(chunks)
 
@@ -234,6 +225,7 @@ def _said(answer: Answer, single: bool, request: Request) -> dict[str, Any]:
         "variant": model.variant,
         "request_id": request.id,
         "milliseconds": round((time.monotonic() - request.arrived) * 1000, 3),
+        "parameters": answer.parameters(request.id),
     }
 
 
@@ -245,30 +237,16 @@ def _request(scope: Scope, receive: Receive) -> Request:
     path, prefix = scope["path"], scope.get("root_path", "").rstrip("/")
     if prefix and path.startswith(prefix):
         path = path[len(prefix) :]
-    given = headers.get(b"x-request-id", b"")
-    request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-    return Request(scope["method"], path, prefix, headers, receive, request_id, time.monotonic())
+    request = Request(scope["method"], path, prefix, headers, receive, "", time.monotonic())
+    request.id = bounds.request_id(request.header)
+    return request
 
 
 def _allow_only_bounded(request: Request) -> None:
     # Serve would go on with the request of a client that has gone.
-    name = b"x-request-disconnect-disabled"
-    if request.header(name) not in ("", "?0"):
-        raise refusal(400, name.decode(), request.header(name), "is not allowed here", "leave the header away")
-
-
-def _bound_s(request: Request, bound_s: float) -> float:
-    """The client may shorten the endpoint's own bound, not lift it: 0 means as long as the endpoint allows."""
-    name = b"x-request-timeout-seconds"
-    if name not in request.headers:
-        return bound_s
-    try:
-        asked_s = float(request.header(name))
-    except ValueError:
-        asked_s = math.nan
-    if not math.isfinite(asked_s):
-        raise refusal(400, name.decode(), request.header(name), "is not a number of seconds", "send for example 0.5")
-    return min(bound_s, asked_s * TIMEOUT_SHARE) if asked_s > 0 else bound_s
+    name = "x-request-disconnect-disabled"
+    if request.header(name) not in (None, "", "?0"):
+        raise refusal(400, name, request.header(name), "is not allowed here", "leave the header away")
 
 
 def _allow(request: Request, *methods: str) -> None:
@@ -279,32 +257,28 @@ def _allow(request: Request, *methods: str) -> None:
 
 def _media_type(request: Request, known: tuple[str, ...]) -> None:
     if request.media_type not in known:
-        value = request.header(b"content-type")
-        raise refusal(415, "content-type", value, "is not taken here", f"send one of {', '.join(known)}")
-
-
-def _too_large(size: int, limit: int) -> RequestError:
-    return refusal(413, "body", f"{size} bytes", f"is over serve.max_body ({limit} bytes)", "send less at once")
+        value, mend = request.header("content-type") or "", f"send one of {', '.join(filter(None, known))}"
+        raise refusal(415, "content-type", value, "is not taken here", mend)
+    encoding = request.header("content-encoding")
+    if encoding not in (None, "", "identity"):
+        # What is packed has no bound until it is unpacked.
+        raise refusal(415, "content-encoding", encoding, "is not taken here", "send the body as it is")
 
 
 # Out
 
 
-def _refused(error: RequestError, request: Request) -> Reply:
-    return Reply({"error": error.message, "request_id": request.id}, error.status, dict(error.headers))
-
-
 async def _send(send: Send, request: Request, reply: Reply) -> None:
-    if isinstance(reply.body, str):
-        body, media_type = reply.body.encode(), b"text/html; charset=utf-8"
+    headers = {"content-type": "application/json", **reply.headers}
+    if isinstance(reply.body, bytes):
+        body = reply.body
+    elif isinstance(reply.body, str):
+        body, headers["content-type"] = reply.body.encode(), "text/html; charset=utf-8"
     else:
-        body, media_type = json.dumps(reply.body).encode(), b"application/json"
-    headers = [
-        (b"content-type", media_type),
-        (b"content-length", str(len(body)).encode()),
-        *((name.encode(), value.encode()) for name, value in reply.headers.items()),
-    ]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        body = json.dumps(reply.body).encode()
+    headers["content-length"] = str(len(body))
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": raw})
     await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
 
 

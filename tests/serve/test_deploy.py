@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -124,6 +125,29 @@ def test_64_clients_at_once_all_get_their_answer(endpoint: Endpoint, client: htt
         labels = list(clients.map(one, [0, 255] * 32))
 
     assert labels == ["dark-1", "light-1"] * 32
+
+
+def test_1000_connections_at_once_all_get_their_answer(
+    endpoint: Endpoint, cluster: Session, client: httpx.Client, make: Make
+) -> None:
+    deployment.deploy(cluster, make(9, max_queue=2000), 9)
+    parts = urlsplit(endpoint.url)
+    head = f"POST {parts.path}/predict HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['authorization']}\r\n"
+    request = f"{head}Content-Type: application/json\r\nContent-Length: {len(BLACK)}\r\n\r\n".encode() + BLACK
+
+    async def ask(ready: asyncio.Barrier) -> bytes:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        await ready.wait()  # until all are connected
+        writer.write(request)
+        status = await reader.readline()
+        writer.close()
+        return status
+
+    async def crowd() -> list[bytes]:
+        ready = asyncio.Barrier(1000)
+        return await asyncio.gather(*(ask(ready) for _ in range(1000)))
+
+    assert Counter(asyncio.run(crowd())) == {b"HTTP/1.1 200 OK\r\n": 1000}
 
 
 # Refusals

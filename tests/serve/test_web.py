@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cluster.config import Serve
 from serve import openapi
@@ -74,6 +76,37 @@ def test_infer_gives_probabilities_and_labels_in_the_protocols_form(ask: Callabl
     assert (probabilities["datatype"], probabilities["shape"]) == ("FP32", [2, 2])
     assert np.reshape(probabilities["data"], (2, 2)).sum(axis=1) == pytest.approx([1.0, 1.0])
     assert label == {"name": "label", "datatype": "BYTES", "shape": [2], "data": ["dark-1", "light-1"]}
+
+
+def test_infer_takes_and_gives_bytes_behind_the_json(ask: Callable[..., httpx.Response]) -> None:
+    head = tensor(data=None, shape=[2, 4, 6, 1], parameters={"binary_data_size": 48})
+    head = head[:-1] + b', "parameters": {"binary_data_output": true}}'
+    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+
+    answer = ask("POST", f"{MODEL}/infer", head + bytes(24) + b"\xff" * 24, headers)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/octet-stream"
+    length = int(answer.headers["inference-header-content-length"])
+    sizes = [output["parameters"]["binary_data_size"] for output in json.loads(answer.content[:length])["outputs"]]
+    assert sizes == [16, 21]
+    assert np.frombuffer(answer.content, "<f4", 4, length).reshape(2, 2).argmax(axis=1).tolist() == [0, 1]
+    assert answer.content[length + 16 :] == b"\6\0\0\0dark-1\7\0\0\0light-1"
+
+
+def test_an_answer_without_a_content_type_is_given_to_json(ask: Callable[..., httpx.Response]) -> None:
+    assert ask("POST", f"{MODEL}/infer", tensor()).status_code == 200  # Triton's client names none
+
+
+@pytest.mark.parametrize("verb", ["infer", "predict"])
+def test_every_answer_says_who_gave_it_in_what_time(ask: Callable[..., httpx.Response], verb: str) -> None:
+    body = tensor() if verb == "infer" else json.dumps({"instances": [ROW]}).encode()
+
+    said = ask("POST", f"{MODEL}/{verb}", body, {**JSON, "x-request-id": "abc-1"}).json()["parameters"]
+
+    assert (said["version"], said["variant"], said["request_id"]) == (3, "onnx-fp32", "abc-1")
+    assert said["queue_ms"] >= 0
+    assert said["compute_ms"] > 0
 
 
 def test_infer_takes_nested_data_a_version_and_a_choice_of_outputs(ask: Callable[..., httpx.Response]) -> None:
@@ -246,8 +279,13 @@ NAN = tensor(data=None)[:-3] + b', "data": [NaN]}]}'
             id="unknown output",
         ),
         pytest.param(
-            "POST", INFER, b"x", {**JSON, "inference-header-content-length": "9"}, 400, "= '9'|as JSON", id="binary"
+            "POST", INFER, b"x", {**JSON, "inference-header-content-length": "9"}, 400, "= '9'|JSON", id="header length"
         ),
+        pytest.param(
+            "POST", INFER, tensor(), {**JSON, "content-encoding": "gzip"}, 415, "'gzip'|as it is", id="packed body"
+        ),
+        pytest.param("GET", MODEL, None, {"x-deadline-ms": "x"}, 400, "x-deadline-ms = 'x'|for example", id="deadline"),
+        pytest.param("GET", MODEL, None, {"x-deadline-ms": "0"}, 504, "deadline", id="deadline that has passed"),
         pytest.param(
             "GET",
             MODEL,
@@ -398,6 +436,9 @@ class Slow(Caller):
         pytest.param({"x-request-timeout-seconds": "0"}, 0.05, id="0 does not switch it off"),
         pytest.param({"x-request-timeout-seconds": "-1"}, 0.05, id="-1 does not switch it off"),
         pytest.param({"x-request-timeout-seconds": "1000"}, 0.05, id="more does not lengthen it"),
+        pytest.param({"x-deadline-ms": "50"}, 30.0, id="the client's deadline"),
+        pytest.param({"x-deadline-ms": "50", "x-request-timeout-seconds": "20"}, 30.0, id="the shorter one of both"),
+        pytest.param({"x-deadline-ms": "1e9"}, 0.05, id="a later deadline does not lengthen it"),
     ],
 )
 def test_a_slow_body_is_504_at_the_deadline(core: Core, web: Web, headers: dict[str, str], bound: float) -> None:
@@ -502,3 +543,77 @@ def test_many_requests_at_once_all_get_their_own_answer(web: Web) -> None:
 
     labels = [answer.json()["outputs"][1]["data"][0] for answer in answers]
     assert labels == ["dark-1", "light-1"] * 32
+
+
+def test_a_token_over_its_rate_is_429_and_others_go_on(core: Core) -> None:
+    web = Web(core, Tokens(["slow predict 0.01", "secret"]))
+
+    async def ask_in_turn() -> list[httpx.Response]:
+        async with client(web) as one:
+            tokens = ("slow", "slow", "secret")
+            return [await one.get(MODEL, headers={"authorization": f"Bearer {token}"}) for token in tokens]
+
+    answers = asyncio.run(ask_in_turn())
+
+    assert [answer.status_code for answer in answers] == [200, 429, 200]
+    assert int(answers[1].headers["retry-after"]) in (99, 100)
+
+
+# Anything at all
+
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([2**64, -1, 10**400]),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+FLAGS = st.fixed_dictionaries(
+    {}, optional={"binary_data": st.booleans() | ANY, "binary_data_size": st.integers() | ANY}
+)
+TENSOR = st.fixed_dictionaries(
+    {
+        "name": st.just("image") | ANY,
+        "datatype": st.sampled_from(["UINT8", "FP32", "BYTES"]) | ANY,
+        "shape": st.just([1, 4, 6, 1]) | st.lists(st.integers(-3, 6) | st.integers(), max_size=6) | ANY,
+    },
+    optional={"data": st.lists(st.integers(0, 255), min_size=23, max_size=25) | ANY, "parameters": FLAGS | ANY},
+)
+OUTPUT = st.fixed_dictionaries(
+    {"name": st.sampled_from(["label", "probabilities"]) | ANY}, optional={"parameters": FLAGS}
+)
+BODY = st.fixed_dictionaries(
+    {"inputs": st.lists(TENSOR, min_size=1, max_size=1) | ANY},
+    optional={
+        "id": st.text(max_size=4) | ANY,
+        "outputs": st.lists(OUTPUT | ANY, max_size=3) | ANY,
+        "parameters": st.fixed_dictionaries({}, optional={"binary_data_output": st.booleans() | ANY}) | ANY,
+    },
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=BODY.map(lambda tree: json.dumps(tree).encode()) | st.binary(max_size=40),
+    tail=st.sampled_from([b"", bytes(24)]) | st.binary(max_size=30),
+    length=st.sampled_from(["right", "right", "none"]) | st.text("0123456789-+. ", max_size=5),
+)
+def test_whatever_is_sent_is_answered_or_refused_and_never_fails(
+    web: Web, body: bytes, tail: bytes, length: str
+) -> None:
+    headers = {} if length == "none" else {"inference-header-content-length": length.replace("right", str(len(body)))}
+
+    async def both() -> tuple[httpx.Response, httpx.Response]:
+        async with client(web) as one:
+            answer = await one.post(INFER, content=body + tail, headers=headers)
+            return answer, await one.post(INFER, content=tensor())
+
+    answer, after = asyncio.run(both())
+
+    assert answer.status_code in (200, 400), answer.text
+    if answer.status_code == 400:
+        assert len(answer.json()["error"]) < 600
+    assert after.status_code == 200
