@@ -49,10 +49,11 @@ class Session:
 
     @property
     def api_token(self) -> str:
-        """The endpoint's bearer token. Raises UnauthorisedError."""
+        """The endpoint's first bearer token, the one `up` made. Raises UnauthorisedError."""
         if not self.api_token_path:
             raise UnauthorisedError("the endpoint's token is not known here; set TRIMTAB_TOKEN_FILE to its file")
-        return _read(self.api_token_path, "the endpoint's token")
+        words = _read(self.api_token_path, "the endpoint's token").split()
+        return words[0] if words else ""
 
 
 def home() -> Path:

@@ -67,6 +67,6 @@ def sample(store: Store, bundle: str) -> str | None:
 
 def curl(url: str, cluster: Session, sample_path: str | None) -> str:
     """A command that works when pasted; the token stays in its file and out of the history."""
-    token = f'-H "Authorization: Bearer $(cat {shlex.quote(cluster.api_token_path)})"'
+    token = f'-H "Authorization: Bearer $(head -n1 {shlex.quote(cluster.api_token_path)})"'
     body = f"-H 'Content-Type: image/png' --data-binary @{shlex.quote(sample_path or 'IMAGE.png')}"
     return f"curl -sw '\\n' {token} {body} {url}/predict"
