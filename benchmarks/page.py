@@ -49,11 +49,12 @@ def row(figure: dict[str, Any]) -> str:
     peer = f"{figure['peer']}: {shown(figure['peer_spread'])}" if "peer" in figure else ""
     ratio = shown(figure["ratio"]) if "ratio" in figure else ""
     goal = "" if figure["goal"] is None else f"{figure['goal']:g}, {'met' if figure['met'] else 'not met'}"
-    return f"| {figure['name']} ({figure['rounds']} rounds) | {ours} | {peer} | {ratio} | {goal} |"
+    return f"| {figure['name']} ({figure['rounds']} round{'s' * (figure['rounds'] > 1)}) | {ours} | {peer} | {ratio} | {goal} |"
 
 
 def shown(spread: dict[str, float]) -> str:
-    low, middle, high = (f"{spread[name]:,.4g}" for name in ("min", "median", "max"))
+    values = (spread[name] for name in ("min", "median", "max"))
+    low, middle, high = (f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in values)
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
