@@ -49,7 +49,8 @@ def row(figure: dict[str, Any]) -> str:
     peer = f"{figure['peer']}: {shown(figure['peer_spread'])}" if "peer" in figure else ""
     ratio = shown(figure["ratio"]) if "ratio" in figure else ""
     goal = "" if figure["goal"] is None else f"{figure['goal']:g}, {'met' if figure['met'] else 'not met'}"
-    return f"| {figure['name']} ({figure['rounds']} round{'s' * (figure['rounds'] > 1)}) | {ours} | {peer} | {ratio} | {goal} |"
+    rounds = f"{figure['rounds']} round{'s' * (figure['rounds'] > 1)}"
+    return f"| {figure['name']} ({rounds}) | {ours} | {peer} | {ratio} | {goal} |"
 
 
 def shown(spread: dict[str, float]) -> str:
