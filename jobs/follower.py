@@ -71,7 +71,7 @@ class Follower:
     def finish(self, course: Course) -> None:
         """Say the last word, and log the epochs that did not get through before."""
         last = course.history[-1]
-        self._say(self._num_epochs, {**last, "epoch": last["epoch"] + 1})
+        self._say(self._num_epochs, last)
         for entry in course.history:
             self.log.write(entry)
 
@@ -89,11 +89,10 @@ class Follower:
                 continue
             if done != last and figures:
                 last = done
-                self._say(done, {**figures, "epoch": figures["epoch"] + 1})
+                self._say(done, figures)
 
     def _say(self, done: float, figures: dict[str, Any]) -> None:
         shown = {
-            "epoch": figures["epoch"],
             "loss": round(figures["train_loss"], 4),
             "accuracy": round(figures["validation_accuracy"], 4) if "validation_accuracy" in figures else None,
             "rows_per_s": round(figures.get("rows_per_s") or figures["rows"] / max(figures["seconds"], 1e-9)),

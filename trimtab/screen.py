@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 LINE_EVERY_S = 5.0  # off a terminal: one progress line per step at most this often
@@ -37,9 +37,8 @@ class Screen:
         if self._err.is_terminal:
             columns = (
                 TextColumn("{task.description:<11}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
+                BarColumn(bar_width=12),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
                 TextColumn("{task.fields[figures]}"),
             )
             self._bars = Progress(*columns, console=self._err, transient=True)
@@ -60,7 +59,7 @@ class Screen:
 
     def progress(self, step: str, done: float, total: float, figures: Mapping[str, Any]) -> None:
         """`figures` are shown beside the bar: loss, accuracy, rows/s."""
-        text = "  ".join(f"{name} {_figure(value)}" for name, value in figures.items())
+        text = "  ".join(f"{name.replace('_per_', '/')} {_figure(value)}" for name, value in figures.items())
         if self._bars is not None:
             if step not in self._tasks:
                 self._tasks[step] = self._bars.add_task(step, total=total, figures=text)

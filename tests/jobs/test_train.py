@@ -110,7 +110,7 @@ def test_what_is_said_reaches_the_driver_while_it_trains(undisturbed):
     assert done == sorted(done)
     assert any(value != int(value) for value in done)  # inside an epoch too
     assert told.said[-1][:2] == (EPOCHS, EPOCHS)
-    assert told.said[-1][2].keys() == {"epoch", "loss", "accuracy", "rows_per_s"}
+    assert told.said[-1][2].keys() == {"loss", "accuracy", "rows_per_s"}
 
 
 def test_checkpoints_are_gone_when_the_run_is_published(shared: Store, undisturbed):
