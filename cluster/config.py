@@ -192,6 +192,17 @@ class Train(Section):
         return self
 
 
+class Ladder(Section):
+    max_accuracy_loss: Share = 0.01
+    """A variant that loses more of the reference's accuracy on the validation split is left out; 0.01 is a point."""
+    int8: bool = True
+    """Also make 8-bit forms, calibrated on training rows: faster on CPUs with 8-bit instructions."""
+    student: bool = True
+    """Also train the task's smaller networks on the answers of the trained one."""
+    student_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
+    """Steps of `train.batch_size` rows that each student is trained for; their time does not grow with the data."""
+
+
 class Objective(Section):
     accuracy_at_least: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """A version whose test accuracy is lower is not deployed (exit code 3)."""
@@ -240,4 +251,5 @@ class Experiment(Section):
     data: Data
     model: Model = Model()
     train: Train = Train()
+    ladder: Ladder = Ladder()
     serve: Serve = Serve()

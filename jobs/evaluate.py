@@ -1,7 +1,8 @@
 """The evaluation step: measure a run on the test split, and make the bundle that is served.
 
-What is measured is the form that will be served (ONNX), on rows that no earlier step has looked at. Knows
-metrics and what belongs into a bundle; the card's words and picture stand in `jobs.model_card`.
+What is measured is the form that will be served (the ladder's top), on rows that no earlier step has looked at.
+Knows metrics and what belongs into a bundle; how the ladder is made stands in `jobs.rungs`, the card's words and
+pictures in `jobs.model_card`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import numpy as np
 from cluster.config import Experiment
 from cluster.errors import DataError
 from cluster.store import Store
-from jobs import model_card
+from jobs import model_card, rungs
 from ladder.bundle import read_bundle, write_bundle
-from ladder.variants import OnnxPredictor, export_onnx
+from ladder.variants import OnnxPredictor
 from tasks.dataset import read_dataset
 from tasks.task import Encoding, load_task
 
@@ -75,21 +76,23 @@ def _write(
     history = json.loads(store.read("runs", run_key, trained["files"]["history"]))
     network = task.network(dataset.encoding)
     network.load_state_dict(load(weights))
-    graph = export_onnx(network, dataset.encoding, task.input_spec(dataset.encoding).name)
+    graphs, ladder = rungs.build(task, dataset, network)
+    variants = tuple(rung.variant for rung in ladder.rungs)
 
-    predictor = OnnxPredictor(graph)
+    predictor = OnnxPredictor(graphs[variants[0]])
     batches = np.array_split(rows, -(-len(rows) // BATCH_ROWS))
     probabilities = np.concatenate([predictor(batch) for batch in batches])  # float32 [n, num_labels]
     metrics = measure(probabilities, truth, dataset.encoding.labels)
     files = {
         "weights": ("weights.safetensors", weights),
-        "onnx-fp32": ("model-fp32.onnx", graph),
+        **{variant: (f"{variant}.onnx", graph) for variant, graph in graphs.items()},
         "history": ("history.json", json.dumps(history, indent=1).encode()),
         "confusion": ("confusion.png", model_card.confusion_picture(metrics["confusion"], dataset.encoding.labels)),
     }
     if sample := _sample(rows, truth, probabilities, dataset.encoding):
         files["sample"], metrics["sample_label"] = sample
-    card = model_card.text(experiment, dataset, trained, metrics)
+    files["ladder"] = ("ladder.png", model_card.ladder_picture(ladder.to_json()))
+    card = model_card.text(experiment, dataset, trained, metrics, ladder.to_json())
     files["card"] = ("card.md", card.encode())
     write_bundle(
         store,
@@ -100,7 +103,8 @@ def _write(
         run=run_key,
         metrics=metrics,
         files=files,
-        variants=("onnx-fp32",),
+        variants=variants,
+        ladder=ladder.to_json(),
     )
 
 

@@ -27,7 +27,16 @@ PREPROCESS_CODE = (
     "jobs.source_tables",
 )
 TRAIN_CODE = ("jobs.train", "jobs.loop", "jobs.feed", "jobs.checkpoint")
-EVALUATE_CODE = ("jobs.evaluate", "jobs.model_card", "ladder.variants", "ladder.bundle")
+EVALUATE_CODE = (
+    "jobs.evaluate",
+    "jobs.model_card",
+    "jobs.rungs",
+    "jobs.distil",
+    "ladder.variants",
+    "ladder.profile",
+    "ladder.latency",
+    "ladder.bundle",
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ def of(experiment: Experiment) -> Keys:
     data = experiment.data, experiment.seed, experiment.task, sources.fingerprint(experiment)
     dataset = fingerprint(*data, code["dataset"])
     run = fingerprint(experiment.train, experiment.model, experiment.seed, experiment.task, dataset, code["run"])
-    return Keys(dataset, run, fingerprint(experiment.name, run, code["bundle"]))
+    return Keys(dataset, run, fingerprint(experiment.name, experiment.ladder, run, code["bundle"]))
 
 
 _CODE = {"dataset": PREPROCESS_CODE, "run": TRAIN_CODE, "bundle": EVALUATE_CODE}

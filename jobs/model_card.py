@@ -1,4 +1,4 @@
-"""A model version described for people: a card in Markdown and a picture of its confusion matrix.
+"""A model version described for people: a card in Markdown, pictures of its confusion matrix and of its ladder.
 
 Knows how to say things, measures nothing.
 """
@@ -8,23 +8,29 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cluster.config import Experiment
 from tasks.dataset import SPLITS, Dataset
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SHOWN_CLASSES = 50  # beyond that tables and pictures stop being readable
 
 
-def text(experiment: Experiment, dataset: Dataset, trained: dict[str, Any], metrics: dict[str, Any]) -> str:
-    """The card; `trained` is the run's manifest, `metrics` those of `jobs.evaluate.measure`."""
+def text(
+    experiment: Experiment, dataset: Dataset, trained: dict[str, Any], metrics: dict[str, Any], ladder: dict[str, Any]
+) -> str:
+    """The card; `trained` is the run's manifest, `metrics` those of `jobs.evaluate.measure`, `ladder` the bundle's."""
     parts = [
         f"# {experiment.name}\n\nA classifier made by Trimtab from the experiment `{experiment.name}`.",
         _data(experiment, dataset),
         _recipe(experiment, trained),
-        _results(trained, metrics),
+        _results(trained, metrics, ladder),
+        _ladder(ladder),
         _classes(metrics),
         _limits(dataset, metrics),
     ]
@@ -54,6 +60,34 @@ def confusion_picture(confusion: list[list[int]], labels: tuple[str, ...]) -> by
         for i, j in zip(*counts.nonzero(), strict=True):
             colour = "white" if shares[i, j] > 0.5 else "black"
             axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour, fontsize=8)
+    return _drawn(figure)
+
+
+def ladder_picture(ladder: dict[str, Any]) -> bytes:
+    """PNG of each variant's accuracy against the time of one row, those left out in grey."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    left_out = [each for each in ladder["left_out"] if "accuracy" in each]
+    for entries, colour in ((left_out, "0.6"), (ladder["rungs"], "tab:blue")):
+        for entry in entries:
+            x, y = 1000 * entry["seconds"]["1"], 100 * entry["accuracy"]
+            axes.scatter(x, y, color=colour, zorder=2)
+            axes.annotate(entry["variant"], (x, y), xytext=(6, 4), textcoords="offset points", color=colour, fontsize=9)
+    rungs = [(1000 * r["seconds"]["1"], 100 * r["accuracy"]) for r in ladder["rungs"]]
+    axes.plot(*zip(*rungs, strict=True), color="tab:blue", linewidth=1, alpha=0.5, zorder=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds for a batch of one row")
+    axes.set_ylabel("accuracy on the validation split, %")
+    axes.margins(x=0.25, y=0.2)
+    axes.grid(alpha=0.3)
+    return _drawn(figure)
+
+
+def _drawn(figure: Figure) -> bytes:
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a label in a script that the font lacks is drawn as boxes
@@ -99,7 +133,7 @@ def _recipe(experiment: Experiment, trained: dict[str, Any]) -> str:
     )
 
 
-def _results(trained: dict[str, Any], metrics: dict[str, Any]) -> str:
+def _results(trained: dict[str, Any], metrics: dict[str, Any], ladder: dict[str, Any]) -> str:
     validation = trained["metrics"]
     n, accuracy = metrics["rows"], metrics["accuracy"]
     error = math.sqrt(accuracy * (1 - accuracy) / n)
@@ -111,7 +145,28 @@ def _results(trained: dict[str, Any], metrics: dict[str, Any]) -> str:
         f"| log loss | {metrics['log_loss']:.4f} |\n"
         f"| expected calibration error, 15 bins | {metrics['calibration_error']:.4f} |\n"
         f"| accuracy on the validation split | {validation['validation_accuracy']:.4f} |\n\n"
-        "Measured once, on the ONNX form that is served. ![Confusion matrix](confusion.png)"
+        f"Measured once, on the ladder's top rung `{ladder['rungs'][0]['variant']}`. ![Confusion matrix](confusion.png)"
+    )
+
+
+def _ladder(ladder: dict[str, Any]) -> str:
+    """Rungs from the most accurate to the cheapest, then what was left out and why."""
+    largest = ladder["rungs"][0]["seconds"]
+    size = max(map(int, largest))
+    lines = [
+        f"| {rung['variant']} | {rung['accuracy']:.4f} | {rung['agreement']:.4f} | {1000 * rung['seconds']['1']:.3f} "
+        f"| {1000 * rung['seconds'][str(size)]:.3f} | {rung['bytes'] / 1024:,.0f} | {1000 * rung['load_s']:.0f} |"
+        for rung in ladder["rungs"]
+    ]
+    left_out = [f"- `{each['variant']}` {each['reason']}." for each in ladder["left_out"]]
+    return (
+        "## Ladder\n\nFrom the most accurate to the cheapest. Accuracy and agreement with "
+        f"`{ladder['reference']}` are on the {ladder['rows']:,} validation rows; milliseconds are of one pass on one "
+        "thread of the machine that made the bundle. ![Accuracy against time](ladder.png)\n\n"
+        f"| variant | accuracy | agreement | ms, 1 row | ms, {size} rows | KiB | ms to load |\n"
+        "|---|---|---|---|---|---|---|\n"
+        + "\n".join(lines)
+        + ("\n\nLeft out:\n\n" + "\n".join(left_out) if left_out else "")
     )
 
 

@@ -1,6 +1,6 @@
 """Convolutional networks for images of any size, and the random changes of their training batches.
 
-Both networks take uint8 [n, height, width, channels] and normalise inside, so that no caller can forget it.
+All networks take uint8 [n, height, width, channels] and normalise inside, so that no caller can forget it.
 Knows shapes and statistics, not where images come from.
 """
 
@@ -13,6 +13,8 @@ from cluster.config import Model
 from tasks.task import Encoding
 
 SMALL_GRID = 6  # the small network sees at most this many cells per side before its dense layer
+TINY_SIDE, TINY_GRID = 32, 7  # the tiny network pools to about this side, and strides to about this grid
+TINY_WIDTHS = (16, 32)
 LARGE_WIDTHS = (48, 96, 192)
 
 
@@ -25,6 +27,26 @@ def build(model: Model, encoding: Encoding) -> nn.Module:
         *body(height, width, num_channels, len(encoding.labels), model.dropout),
     )
     # Channels last is how the rows lie in memory already, and what CPU and GPU kernels like best.
+    return network.to(memory_format=torch.channels_last)
+
+
+def build_tiny(encoding: Encoding) -> nn.Module:
+    """As `build`, a fraction of the small network's work: one strided convolution and a dense layer."""
+    height, width, num_channels = encoding.shape
+    cell = max(1, height // TINY_SIDE), max(1, width // TINY_SIDE)
+    layers: list[nn.Module] = [Normalise(encoding.statistics["mean"], encoding.statistics["std"])]
+    if cell != (1, 1):
+        layers.append(nn.AvgPool2d(cell))
+        height, width = height // cell[0], width // cell[1]
+    num_filters, num_hidden = TINY_WIDTHS
+    stride = max(2, height // TINY_GRID), max(2, width // TINY_GRID)
+    kernel, pad = (stride[0] + 1, stride[1] + 1), ((stride[0] + 1) // 2, (stride[1] + 1) // 2)
+    rows, columns = (
+        (side + 2 * p - k) // s + 1 for side, p, k, s in zip((height, width), pad, kernel, stride, strict=True)
+    )
+    layers += [nn.Conv2d(num_channels, num_filters, kernel, stride, pad, bias=False), nn.BatchNorm2d(num_filters)]
+    layers += [nn.ReLU(), nn.Flatten(), nn.Linear(num_filters * rows * columns, num_hidden), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Linear(num_hidden, len(encoding.labels)))
     return network.to(memory_format=torch.channels_last)
 
 

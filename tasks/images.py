@@ -99,6 +99,16 @@ class Images(Task):
 
         return cnn.build(self.experiment.model, encoding)
 
+    def students(self, encoding: Encoding) -> dict[str, torch.nn.Module]:
+        """One convolution; below the large network also the small one."""
+        from tasks import cnn
+
+        model = self.experiment.model
+        tiny = cnn.build_tiny(encoding)
+        if model.network == "small":
+            return {"student": tiny}
+        return {"student": cnn.build(model.model_copy(update={"network": "small"}), encoding), "tiny-student": tiny}
+
     def augment(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """uint8 [n, height, width, channels], shifted and mirrored as `train.augment` says."""
         from tasks import cnn

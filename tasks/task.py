@@ -95,6 +95,14 @@ class Task(abc.ABC):
         Normalising is part of the network, so serving cannot forget it.
         """
 
+    def students(self, encoding: Encoding) -> dict[str, torch.nn.Module]:  # noqa: ARG002
+        """Smaller networks of the same form by name, for cheaper rungs of the ladder; by default none.
+
+        They learn from the trained network's answers. A name becomes the first part of a variant's: `student`
+        gives `student-fp32` and `student-int8`. `torch.manual_seed` was called with the experiment's seed.
+        """
+        return {}
+
     def augment(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:  # noqa: ARG002
         """Encoded rows [n, *shape] changed at random for training; by default unchanged."""
         return rows

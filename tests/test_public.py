@@ -15,13 +15,14 @@ VERBS = [
     "predict", "preprocess", "run", "status", "stop", "train", "up", "validate",
 ]  # fmt: skip
 SECTIONS = {
-    "": ["name", "task", "seed", "data", "model", "train", "serve"],
+    "": ["name", "task", "seed", "data", "model", "train", "ladder", "serve"],
     "data": ["source", "image", "split", "shards", "max_rejected"],
     "model": ["network", "dropout", "label_smoothing"],
     "train": [
         "workers", "device", "precision", "epochs", "batch_size", "learning_rate", "weight_decay",
         "augment", "early_stopping", "max_failures", "keep_checkpoints", "collective_timeout",
     ],
+    "ladder": ["max_accuracy_loss", "int8", "student", "student_steps"],
     "serve": [
         "route", "replicas", "objective", "cpus_per_replica", "max_batch", "max_wait", "max_queue",
         "request_timeout", "max_body", "max_pixels",
@@ -29,7 +30,7 @@ SECTIONS = {
 }  # fmt: skip
 TASK_METHODS = [
     "answer", "augment", "clean", "decode", "input_spec", "loss", "media_types", "network",
-    "partial_statistics", "row_shape", "statistics",
+    "partial_statistics", "row_shape", "statistics", "students",
 ]  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def test_the_verbs_of_the_command_line() -> None:
 
 def test_the_settings_of_an_experiment() -> None:
     found: dict[str, type[Section]] = {"": Experiment}
-    for name in ("data", "model", "train", "serve"):
+    for name in ("data", "model", "train", "ladder", "serve"):
         annotation = Experiment.model_fields[name].annotation
         assert isinstance(annotation, type)
         found[name] = annotation

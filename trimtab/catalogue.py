@@ -1,4 +1,4 @@
-"""`trimtab models`: the versions there are, and a version's card."""
+"""`trimtab models`: the versions there are, and one version with its ladder or as its card."""
 
 from __future__ import annotations
 
@@ -27,6 +27,21 @@ def versions(name: str | None, workspace: Workspace) -> list[dict[str, Any]]:
         for each in names
         for version in registry.versions(each)
     ]
+
+
+def version(name: str, reference: str, workspace: Workspace) -> dict[str, Any]:
+    """One version with its figures and its ladder, JSON-able. Raises NotFoundError."""
+    found = workspace.registry.version(name, reference)
+    bundle = read_bundle(workspace.store, found.bundle)
+    return {
+        "model": found.name,
+        "version": found.version,
+        "aliases": list(found.aliases),
+        "bundle": found.bundle,
+        "metrics": dict(found.metrics),
+        "variants": list(bundle.variants),
+        "ladder": bundle.ladder,
+    }
 
 
 def card(name: str, reference: str, workspace: Workspace) -> str:

@@ -248,11 +248,13 @@ def models(
     store: StoreAt = None,
     as_json: Json = False,
 ) -> None:
-    """List models and their versions, or show a version's card."""
+    """List models and their versions, or show a version's card (with --json its figures and its ladder)."""
     from trimtab import catalogue
 
     workspace = _workspace(as_json, store=store)
-    if name and version:
+    if name and version and as_json:
+        workspace.screen.json(catalogue.version(name, version, workspace))
+    elif name and version:
         workspace.screen.text(catalogue.card(name, version, workspace))
     else:
         workspace.screen.rows(catalogue.versions(name, workspace))

@@ -20,7 +20,13 @@ from ladder.variants import OnnxPredictor
 from tasks.dataset import read_dataset
 from tasks.task import load_task
 
-EXPERIMENT = Experiment.model_validate({"name": "digits", "data": {"source": {"kind": "digits"}}})
+EXPERIMENT = Experiment.model_validate(
+    {
+        "name": "digits",
+        "data": {"source": {"kind": "digits"}},
+        "ladder": {"student_steps": 10, "max_accuracy_loss": 0.9},
+    }
+)
 LABELS = ("a", "b", "c", "d")
 
 
@@ -62,8 +68,11 @@ def publish_run(store: Store, dataset_key: str) -> str:
     return "run"
 
 
-@pytest.fixture
-def evaluated(store: Store, publish_digits: Callable[..., str]) -> tuple[Store, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def evaluated(
+    tmp_path_factory: pytest.TempPathFactory, publish_digits: Callable[..., str]
+) -> tuple[Store, dict[str, Any]]:
+    store = Store.open(str(tmp_path_factory.mktemp("evaluated")))
     publish_digits(store, EXPERIMENT)
     return store, evaluate.run(EXPERIMENT, store, "digits", publish_run(store, "digits"), "bundle")
 
@@ -120,10 +129,23 @@ def test_the_bundle_holds_what_serving_and_people_need(evaluated):
     bundle = read_bundle(store, "bundle")
 
     assert figures.keys() == {"bundle", "accuracy", "macro_f1", "log_loss", "calibration_error"}
-    assert bundle.variants == ("onnx-fp32",)
-    assert {"weights", "onnx-fp32", "card", "confusion", "sample", "history"} == bundle.files.keys()
+    others = {"weights", "onnx-fp32", "card", "confusion", "ladder", "sample", "history"}
+    assert bundle.files.keys() == others | set(bundle.variants)
     assert (bundle.dataset, bundle.run, bundle.experiment) == ("digits", "run", EXPERIMENT)
     assert bundle.metrics["rows"] == 200
+
+
+def test_the_bundle_holds_its_ladder_from_the_top_down(evaluated):
+    store, _ = evaluated
+
+    bundle = read_bundle(store, "bundle")
+
+    assert bundle.ladder is not None
+    assert tuple(rung["variant"] for rung in bundle.ladder["rungs"]) == bundle.variants
+    named = {each["variant"] for part in ("rungs", "left_out") for each in bundle.ladder[part]}
+    assert named == {"onnx-fp32", "onnx-int8", "student-fp32", "student-int8"}
+    assert bundle.variants[0].startswith("onnx-")
+    assert all(each["reason"] for each in bundle.ladder["left_out"])
 
 
 def test_the_bundles_onnx_form_is_its_weights(evaluated):
@@ -138,7 +160,8 @@ def test_the_bundles_onnx_form_is_its_weights(evaluated):
     with torch.inference_mode():
         expected = torch.softmax(network.eval()(torch.from_numpy(rows)), dim=1).numpy()
     assert np.allclose(probabilities, expected, atol=1e-4)
-    assert bundle.metrics["accuracy"] == pytest.approx((probabilities.argmax(axis=1) == truth).mean())
+    top = OnnxPredictor(bundle.read(bundle.variants[0]))(rows)
+    assert bundle.metrics["accuracy"] == pytest.approx((top.argmax(axis=1) == truth).mean())
 
 
 def test_the_sample_is_a_test_image_with_its_true_label(evaluated):
@@ -163,14 +186,17 @@ def test_the_card_says_what_it_is_and_shows_every_class(evaluated):
         "## Data",
         "## How it was made",
         "## Results on 200 test rows",
+        "## Ladder",
         "## By class",
         "## Lim",
     ):
         assert heading in card
-    assert card.count("\n| ") == 6 + 11  # metrics and classes, each with its head
+    # Metrics, rungs and classes, each with its head.
+    assert card.count("\n| ") == 6 + 1 + len(bundle.variants) + 11
     assert "1,397 train, 200 validation, 200 test" in card
-    with Image.open(io.BytesIO(bundle.read("confusion"))) as picture:
-        assert picture.format == "PNG"
+    for role in ("confusion", "ladder"):
+        with Image.open(io.BytesIO(bundle.read(role))) as picture:
+            assert picture.format == "PNG"
 
 
 def test_labels_of_any_script_and_with_markup_make_no_warning():

@@ -20,6 +20,7 @@ DIGITS: dict[str, Any] = {"name": "digits", "data": {"source": {"kind": "digits"
     ("override", "num_unchanged"),
     [
         pytest.param("serve.max_batch=8", 3, id="serving changes nothing made before"),
+        pytest.param("ladder.int8=false", 2, id="the ladder keeps the run"),
         pytest.param("train.epochs=5", 1, id="training keeps the dataset"),
         pytest.param("model.network=large", 1, id="the network keeps the dataset"),
         pytest.param("data.shards=3", 0, id="data changes all"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cluster.config import Model
-from ladder.variants import ExportError, OnnxPredictor, export_onnx
+from ladder.variants import ExportError, OnnxPredictor, export_onnx, quantise
 from tasks import cnn
 from tasks.task import Encoding
 
@@ -65,6 +65,55 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_sentence():
         export_onnx(Undecided(), encoding())
 
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [pytest.param("small", (28, 28, 1), id="small, grey"), pytest.param("large", (16, 16, 3), id="large, colour")],
+)
+def test_the_8_bit_form_is_close_smaller_and_takes_any_batch(name: str, shape: tuple[int, ...]):
+    graph = export_onnx(network(name, shape), encoding(shape))
+    rows = np.random.default_rng(0).integers(0, 256, (130, *shape), dtype=np.uint8)
+
+    int8 = quantise(graph, rows)
+
+    assert len(int8) < len(graph)
+    for n in (1, 130):
+        answer = OnnxPredictor(int8)(rows[:n])
+        assert answer.dtype == np.float32
+        assert np.allclose(answer, OnnxPredictor(graph)(rows[:n]), atol=0.05)
+
+
+def test_only_convolutions_and_matrix_products_are_quantised():
+    import onnx
+
+    graph = onnx.load_from_string(quantise(export_onnx(network("small", (8, 8, 1)), encoding()), _rows(64)))
+
+    made_by = {output: node.op_type for node in graph.graph.node for output in node.output}
+    inputs = {node.op_type: made_by.get(node.input[0]) for node in graph.graph.node}
+    assert (inputs["Conv"], inputs["Gemm"]) == ("DequantizeLinear", "DequantizeLinear")
+    assert (inputs["Sub"], inputs["Div"]) == ("Cast", "Sub")
+
+
+def test_quantising_is_quiet(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
+    graph = export_onnx(network("small", (8, 8, 1)), encoding())
+    capfd.readouterr()
+    caplog.clear()
+
+    with caplog.at_level("WARNING"):
+        quantise(graph, _rows(64))
+
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_what_is_no_graph_is_refused():
+    with pytest.raises(ExportError, match="cannot be quantised"):
+        quantise(b"not a graph", _rows(8))
+
+
+def _rows(n: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, 8, 8, 1), dtype=np.uint8)
 
 
 def test_running_a_variant_needs_no_torch(tmp_path: Path):

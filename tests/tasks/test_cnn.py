@@ -18,8 +18,7 @@ def rows(n: int, height: int, width: int, channels: int) -> torch.Tensor:
     return torch.randint(0, 256, (n, height, width, channels), dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.parametrize("network", ["small", "large"])
-@pytest.mark.parametrize(
+SIZES = pytest.mark.parametrize(
     "shape",
     [
         pytest.param((4, 4, 1), id="smallest"),
@@ -30,6 +29,10 @@ def rows(n: int, height: int, width: int, channels: int) -> torch.Tensor:
         pytest.param((224, 160, 3), id="a photo"),
     ],
 )
+
+
+@SIZES
+@pytest.mark.parametrize("network", ["small", "large"])
 def test_both_networks_take_images_of_any_size(network: str, shape: tuple[int, int, int]):
     torch.manual_seed(0)
     made = cnn.build(Model(network=network), encoding(*shape))
@@ -40,6 +43,18 @@ def test_both_networks_take_images_of_any_size(network: str, shape: tuple[int, i
     assert logits.dtype == torch.float32
     assert torch.isfinite(logits).all()
     assert sum(p.numel() for p in made.parameters()) < 1_500_000
+
+
+@SIZES
+def test_the_tiny_network_does_too_with_few_weights(shape: tuple[int, int, int]):
+    torch.manual_seed(0)
+    made = cnn.build_tiny(encoding(*shape))
+
+    logits = made.eval()(rows(2, *shape))
+
+    assert logits.shape == (2, 10)
+    assert torch.isfinite(logits).all()
+    assert sum(p.numel() for p in made.parameters()) < 100_000
 
 
 def test_normalising_is_part_of_the_network_and_of_its_weights():

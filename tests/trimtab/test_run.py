@@ -68,6 +68,8 @@ def test_from_a_file_to_an_answer_and_again_with_nothing_left_to_do(
     rows = json.loads(trimtab("models", "digits", "--json", env=env).stdout)
     assert [(row["version"], row["aliases"]) for row in rows] == [(1, ["stable"])]
     assert "confusion" in trimtab("models", "digits", "--version", "stable", env=env).stdout.lower()
+    shown = json.loads(trimtab("models", "digits", "--version", "stable", "--json", env=env).stdout)
+    assert shown["variants"] == [rung["variant"] for rung in shown["ladder"]["rungs"]]
 
 
 def test_inline_gives_the_same_dataset_and_an_unmet_objective_is_not_deployed(

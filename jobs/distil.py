@@ -1,0 +1,87 @@
+"""Train a small network on the answers of a large one, which show more than labels do.
+
+Soft targets at a temperature beside the true labels (G. Hinton, O. Vinyals, J. Dean, *Distilling the Knowledge in
+a Neural Network*, 2015). In one process: a student is small, and the number of its steps is bounded. Knows
+networks and rows, not where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from tasks.task import Task
+
+TEMPERATURE = 4.0
+TRUTH_SHARE = 0.1  # of the loss
+LEARNING_RATE = 0.01  # peak of the one-cycle schedule; students have few weights and batch norm
+ANSWER_ROWS = 512  # per pass of the teacher
+
+
+def distil(
+    teacher: torch.nn.Module, student: torch.nn.Module, rows: np.ndarray, truth: np.ndarray, task: Task
+) -> torch.nn.Module:
+    """`student` trained for `ladder.student_steps` on encoded rows [n, *shape] with labels int64 [n].
+
+    The same seed gives the same weights on the same machine.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a step takes a millisecond: threads would wait for each other for most of it
+    try:
+        return _distil(teacher, student, rows, truth, task)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _distil(
+    teacher: torch.nn.Module, student: torch.nn.Module, rows: np.ndarray, truth: np.ndarray, task: Task
+) -> torch.nn.Module:
+    experiment = task.experiment
+    num_steps, size = experiment.ladder.student_steps, min(experiment.train.batch_size, len(rows))
+    x, y = torch.from_numpy(rows), torch.from_numpy(truth)
+    # Rows that change at random get their answers at each step; the others once.
+    answers = _answers(teacher, x) if experiment.train.augment == "none" else None
+    decay = experiment.train.weight_decay
+    optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps)
+    generator = torch.Generator().manual_seed(experiment.seed)
+    student.train()
+    for chosen in _batches(len(rows), size, num_steps, generator):
+        batch = task.augment(x[chosen], generator)
+        answer = _answers(teacher, batch) if answers is None else answers[chosen]
+        loss = _loss(student(batch).float(), answer, y[chosen], task)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+    return student.eval()
+
+
+def _loss(logits: torch.Tensor, answers: torch.Tensor, truth: torch.Tensor, task: Task) -> torch.Tensor:
+    soft = functional.kl_div(
+        functional.log_softmax(logits / TEMPERATURE, dim=1),
+        functional.log_softmax(answers / TEMPERATURE, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    # Gradients of soft targets shrink with the square of the temperature.
+    return (1 - TRUTH_SHARE) * TEMPERATURE**2 * soft + TRUTH_SHARE * task.loss(logits, truth)
+
+
+@torch.no_grad()
+def _answers(teacher: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """Logits float32 [n, num_labels]."""
+    teacher.eval()
+    return torch.cat([teacher(part).float() for part in torch.split(rows, ANSWER_ROWS)])
+
+
+def _batches(num_rows: int, size: int, num_steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Row numbers int64 [size] for each step; an epoch's rest, too small for a batch, is left."""
+    while num_steps > 0:
+        order = torch.randperm(num_rows, generator=generator)
+        for start in range(0, min(num_rows // size, num_steps) * size, size):
+            yield order[start : start + size]
+            num_steps -= 1

@@ -1,0 +1,82 @@
+"""Make a model version's ladder: every form of the trained network and of its students, measured and put in order.
+
+The only part of the evaluation step that chooses anything, so it sees training and validation rows alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from jobs.distil import distil
+from ladder import profile
+from ladder.profile import Ladder, LeftOut
+from ladder.variants import ExportError, export_onnx, quantise
+from tasks.dataset import Dataset
+from tasks.task import Task
+
+REFERENCE = "onnx-fp32"
+CALIBRATION_ROWS = 512
+MOST_BYTES = 1024**3  # of training rows; larger data is learned from by its first shards
+
+
+def build(task: Task, dataset: Dataset, network: torch.nn.Module) -> tuple[dict[str, bytes], Ladder]:
+    """The files to keep, by variant, and the ladder of some or all of them.
+
+    The reference's file is kept also where the ladder does without it: on another machine its int8 form may be
+    the slower one.
+
+    Raises:
+        ExportError: the network itself cannot be exported; what else cannot be made is left out, with its reason.
+    """
+    experiment, name = task.experiment, task.input_spec(dataset.encoding).name
+    rows, truth = _training_rows(dataset)
+    chosen = np.random.default_rng(experiment.seed).permutation(len(rows))[:CALIBRATION_ROWS]
+    graphs = {REFERENCE: export_onnx(network, dataset.encoding, name)}
+    failed: list[LeftOut] = []
+    for variant, student in _students(task, dataset, network, rows, truth):
+        try:
+            graphs[variant] = export_onnx(student, dataset.encoding, name)
+        except ExportError as error:
+            failed.append(LeftOut(variant, str(error)))
+    for variant in list(graphs) if experiment.ladder.int8 else ():
+        int8 = variant.removesuffix("fp32") + "int8"
+        try:
+            graphs[int8] = quantise(graphs[variant], rows[chosen])
+        except ExportError as error:
+            failed.append(LeftOut(int8, str(error)))
+    seen, labels = dataset.load("validation")
+    measured = profile.measure(graphs, REFERENCE, seen, labels, experiment.serve.max_batch)
+    ladder = profile.arrange(measured, REFERENCE, experiment.ladder.max_accuracy_loss, len(seen))
+    ladder = dataclasses.replace(ladder, left_out=(*ladder.left_out, *failed))
+    kept = {REFERENCE, *(rung.variant for rung in ladder.rungs)}
+    return {variant: graph for variant, graph in graphs.items() if variant in kept}, ladder
+
+
+def _students(
+    task: Task, dataset: Dataset, network: torch.nn.Module, rows: np.ndarray, truth: np.ndarray
+) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The task's students, trained, each with the name of its plain form."""
+    if not task.experiment.ladder.student:
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(task.experiment.seed)
+        for name, student in task.students(dataset.encoding).items():
+            yield f"{name}-fp32", distil(network, student, rows, truth, task)
+
+
+def _training_rows(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [n, *shape] and labels int64 [n]: all, or those of the first shards that fit into MOST_BYTES."""
+    row_bytes = int(np.prod(dataset.encoding.shape)) * np.dtype(dataset.encoding.dtype).itemsize
+    shards: list[dict[str, Any]] = []
+    num_bytes = 0
+    for shard in dataset.shards["train"]:
+        num_bytes += shard["rows"] * row_bytes
+        if shards and num_bytes > MOST_BYTES:
+            break
+        shards.append(shard)
+    return dataclasses.replace(dataset, shards={**dataset.shards, "train": shards}).load("train")
