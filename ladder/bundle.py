@@ -29,6 +29,7 @@ class Bundle:
     metrics: dict[str, Any]  # on the test split
     files: dict[str, dict[str, Any]]
     variants: tuple[str, ...]  # roles that are executable forms, most accurate first
+    ladder: dict[str, Any] | None = None  # how each variant was measured: `ladder.profile.Ladder.to_json`
 
     @property
     def name(self) -> str:
@@ -50,6 +51,7 @@ def write_bundle(
     metrics: dict[str, Any],
     files: dict[str, tuple[str, bytes]],
     variants: tuple[str, ...],
+    ladder: dict[str, Any] | None = None,
 ) -> Bundle:
     """Publish a bundle whole. `files` maps a role to (file name, content). Raises StoreError."""
     with store.stage("bundles", key) as staging:
@@ -64,6 +66,7 @@ def write_bundle(
                 "metrics": metrics,
                 "files": entries,
                 "variants": list(variants),
+                "ladder": ladder,
             }
         )
     return read_bundle(store, key)
@@ -84,4 +87,5 @@ def read_bundle(store: Store, key: str) -> Bundle:
         metrics=manifest["metrics"],
         files=manifest["files"],
         variants=tuple(manifest["variants"]),
+        ladder=manifest.get("ladder"),
     )

@@ -23,8 +23,8 @@ SECTIONS = {
         "augment", "early_stopping", "max_failures", "keep_checkpoints", "collective_timeout",
     ],
     "serve": [
-        "route", "replicas", "objective", "cpus_per_replica", "max_batch", "max_wait", "max_queue",
-        "request_timeout", "max_body", "max_pixels",
+        "route", "replicas", "objective", "cpus_per_replica", "rungs", "max_batch", "max_wait",
+        "max_queue", "request_timeout", "max_body", "max_pixels",
     ],
 }  # fmt: skip
 TASK_METHODS = [
