@@ -152,7 +152,6 @@ def full(num_waiting: int) -> RequestError:
 def overloaded(wait_s: float, left_s: float) -> RequestError:
     """What a request hears that would be too late behind those which wait already."""
     again_s = max(1, math.ceil(wait_s))
-    work = (
-        f"with the work that is waiting it takes {wait_s * 1000:.3g} ms, and the deadline is in {left_s * 1000:.3g} ms"
-    )
-    return RequestError(429, f"{work}; try again in {again_s} s", {"retry-after": str(again_s)})
+    work = f"with the work that is waiting it takes {wait_s * 1000:.3g} ms"
+    message = f"{work}, and the request's deadline is in {left_s * 1000:.3g} ms; try again in {again_s} s"
+    return RequestError(429, message, {"retry-after": str(again_s)})

@@ -78,6 +78,7 @@ def make_bundle(onnx: bytes) -> Callable[..., Bundle]:
         data: bytes = onnx,
         name: str = "shades",
         rungs: Mapping[str, tuple[float, bytes]] | None = None,
+        rungs_allowed: list[str] | None = None,
         **serve: object,
     ) -> Bundle:
         """`rungs` maps a variant to its accuracy and graph; without it there is one, and no table."""
@@ -87,7 +88,7 @@ def make_bundle(onnx: bytes) -> Callable[..., Bundle]:
         return write_bundle(
             store,
             uuid.uuid4().hex[:16],
-            experiment=make_experiment(name, **serve),
+            experiment=make_experiment(name, **serve, **({"rungs": rungs_allowed} if rungs_allowed else {})),
             encoding=encoding(version),
             dataset="d" * 16,
             run="r" * 16,
