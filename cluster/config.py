@@ -206,6 +206,11 @@ class Ladder(Section):
 class Objective(Section):
     accuracy_at_least: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """A version whose test accuracy is lower is not deployed (exit code 3)."""
+    latency_ms: Annotated[float, Field(gt=0.0)] | None = None
+    """Milliseconds from a request's arrival to its answer; cheaper rungs answer, and requests are refused, to hold it.
+
+    Without it only `serve.request_timeout` and the client's own deadline bound a request.
+    """
 
 
 class Replicas(Section):
@@ -227,6 +232,8 @@ class Serve(Section):
     objective: Objective = Objective()
     cpus_per_replica: Annotated[float, Field(gt=0.0, le=64.0)] = 0.1
     """CPUs Ray reserves for each replica; the forward pass uses one thread."""
+    rungs: Annotated[list[str], Field(min_length=1)] | None = None
+    """Variants of the ladder that may answer, by name; all by default."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
     """Rows of one forward pass at most."""
     max_wait: Duration = 0.0

@@ -13,8 +13,8 @@ import uuid
 from collections.abc import Callable
 
 from cluster.errors import RequestError
-from serve.batcher import late
 from serve.core import refusal
+from serve.queues import late
 
 REQUEST_ID, TIMEOUT, DEADLINE = "x-request-id", "x-request-timeout-seconds", "x-deadline-ms"
 TIMEOUT_SHARE = 0.95  # of the client's timeout: what is left is for the way back, before Serve's own 408

@@ -1,24 +1,23 @@
 """The model of one endpoint: loads versions from their bundles, swaps them, and answers rows of numbers.
 
 Every protocol in front is a translation of `Core.predict`. Knows neither Ray nor HTTP, and never imports
-torch: what it runs was exported when the bundle was made.
+torch: what a version runs is opened in `serve.ladder`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import reprlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cluster.config import Serve
-from cluster.errors import NotFoundError, RequestError, TrimtabError, UserError
+from cluster.errors import RequestError, UserError
 from ladder.bundle import Bundle
-from ladder.variants import OnnxPredictor
 from serve.batcher import Batcher, Limits
+from serve.ladder import Ladder, open_ladder
 from tasks.task import Task, load_task
 
 PASSES_PER_REQUEST = 16  # more rows than this many full batches in one request would keep all others waiting
@@ -26,13 +25,12 @@ PASSES_PER_REQUEST = 16  # more rows than this many full batches in one request 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One loaded version, ready to answer; `predictor` maps rows [n, *shape] to float32 [n, num_labels]."""
+    """One loaded version, ready to answer; its rungs map rows [n, *shape] to float32 [n, num_labels]."""
 
     bundle: Bundle
     version: int
-    variant: str
+    ladder: Ladder
     task: Task
-    predictor: Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Answer:
 
     probabilities: np.ndarray
     model: Model
+    variant: str  # the rung
     queue_ms: float
     compute_ms: float
 
@@ -48,7 +47,7 @@ class Answer:
         """What every protocol says beside the answer: who gave it, and in what time."""
         return {
             "version": self.model.version,
-            "variant": self.model.variant,
+            "variant": self.variant,
             "request_id": request_id,
             "queue_ms": round(self.queue_ms, 3),
             "compute_ms": round(self.compute_ms, 3),
@@ -71,24 +70,12 @@ class Core:
         Raises:
             NotFoundError: a file is gone, or the bundle has no variant a replica can run.
             DamagedError: a file is not what the bundle's manifest says.
-            TrimtabError: the model does not load, or answers nonsense.
+            TrimtabError: a rung does not load, or answers nonsense.
+            ConfigError: `serve` allows none of the rungs, or names one that is not there.
         """
-        variant = next((role for role in bundle.variants if role.startswith("onnx-")), None)
-        if variant is None:
-            have = ", ".join(bundle.variants) or "none"
-            raise NotFoundError(f"bundle {bundle.key} has no ONNX variant to serve (variants: {have})")
-        data = bundle.read(variant)
-        try:
-            predictor = OnnxPredictor(data)
-            rows = np.zeros((serve.max_batch, *bundle.encoding.shape), bundle.encoding.dtype)
-            # Both sizes once, so that no request pays for the runtime's first allocations.
-            outputs = [predictor(rows[:1]), predictor(rows)]
-        except Exception as error:  # onnxruntime's own classes have no common base
-            raise TrimtabError(f"bundle {bundle.key}: {variant} cannot be run ({_first_line(error)})") from error
-        for num_rows, output in zip((1, serve.max_batch), outputs, strict=True):
-            if output.shape != (num_rows, len(bundle.encoding.labels)) or not np.isfinite(output).all():
-                raise TrimtabError(f"bundle {bundle.key}: {variant} gave {output.shape} for {num_rows} rows of zeros")
-        return Model(bundle, version, variant, _task(bundle, serve), predictor)
+        ladder = open_ladder(bundle, serve.max_batch)
+        ladder.check(_limits(serve))
+        return Model(bundle, version, ladder, _task(bundle, serve))
 
     def use(self, model: Model) -> None:
         """Requests from now on get `model`; those already queued get the one they came for."""
@@ -96,7 +83,13 @@ class Core:
         self.refused = None
 
     def configure(self, serve: Serve) -> None:
-        """New limits, at once and without loading anything."""
+        """New limits, at once and without loading anything.
+
+        Raises:
+            ConfigError: they allow no rung of the loaded version, or name one that is not there; nothing has changed.
+        """
+        if self._model is not None:
+            self._model.ladder.check(_limits(serve))
         self.serve = serve
         self._batcher.configure(_limits(serve))
         if self._model is not None:
@@ -122,14 +115,23 @@ class Core:
             raise refusal(404, "version", version, f"not a loaded version of {name}", mend)
         return self._model
 
+    def deadline(self, arrived: float, bound_s: float) -> float:
+        """When a request's answer is due, of which the client allows `bound_s`: the objective's time, if shorter.
+
+        An answer that comes later all the same is still sent, as the client did not ask for that.
+        """
+        latency_ms = self.serve.objective.latency_ms
+        return arrived + (bound_s if latency_ms is None else min(bound_s, latency_ms / 1000))
+
     async def predict(self, model: Model, rows: np.ndarray, deadline: float) -> Answer:
         """Rows [n, *shape] in the encoding's dtype, answered before `deadline` (time.monotonic()).
 
         Raises:
-            RequestError: 429 when the queue is full, 504 when the deadline passed in it.
+            RequestError: 429 when the queue is full or too long for the deadline, 504 when no rung can answer
+                in time, or could any more when its turn came.
         """
-        batched = await self._batcher.submit(model.predictor, rows, deadline)
-        return Answer(batched.outputs, model, batched.queue_s * 1000, batched.compute_s * 1000)
+        batched = await self._batcher.submit(model.ladder, rows, deadline)
+        return Answer(batched.outputs, model, batched.variant, batched.queue_s * 1000, batched.compute_s * 1000)
 
     def close(self) -> None:
         self._batcher.close()
@@ -154,13 +156,10 @@ class _Brief:
 
 
 def _limits(serve: Serve) -> Limits:
-    return Limits(serve.max_batch, serve.max_wait, serve.max_queue)
+    variants = None if serve.rungs is None else frozenset(serve.rungs)
+    return Limits(serve.max_batch, variants, max_wait_s=serve.max_wait, max_queue=serve.max_queue)
 
 
 def _task(bundle: Bundle, serve: Serve) -> Task:
     # The bundle remembers the limits of the day it was made; those of today count.
     return load_task(bundle.experiment.model_copy(update={"serve": serve}))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -28,6 +28,7 @@ from cluster.errors import (
 )
 from cluster.session import Session, rest
 from ladder.bundle import Bundle
+from serve.ladder import check_rungs, executable
 from tasks.task import code_version
 
 if TYPE_CHECKING:
@@ -36,17 +37,21 @@ if TYPE_CHECKING:
 APPLICATIONS = "/api/serve/applications/"
 IMPORT_PATH, DEPLOYMENT = "serve.app:build", "Replica"
 SERVING_CODE = (
-    "auth",
-    "batcher",
-    "bounds",
-    "core",
-    "oip.bodies",
-    "oip.messages",
-    "oip.tensors",
-    "openapi",
-    "replica",
-    "rpc",
-    "web",
+    "ladder.choose",
+    "ladder.latency",
+    "serve.auth",
+    "serve.batcher",
+    "serve.bounds",
+    "serve.core",
+    "serve.ladder",
+    "serve.oip.bodies",
+    "serve.oip.messages",
+    "serve.oip.tensors",
+    "serve.openapi",
+    "serve.queues",
+    "serve.replica",
+    "serve.rpc",
+    "serve.web",
 )
 GRPC_SERVICES = ("serve.oip.service.add_to_server", "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server")
 POLL_S = 0.1
@@ -80,11 +85,13 @@ def deploy(
     beside the old one and swap. An endpoint that worked goes on with what it had when this fails.
 
     Raises:
-        ConfigError: another experiment has the route.
+        ConfigError: another experiment has the route, or `serve.rungs` names a rung that the version has not.
         DeployError: the version could not be started, in one sentence.
         DeadlineError: it does not answer within `timeout_s`; it may still come up.
     """
     started = time.monotonic()
+    if bundle.experiment.serve.rungs is not None:
+        check_rungs(bundle.experiment.serve.rungs, executable(bundle))
     wanted = application(bundle, version)
     with _alone(session):
         before = _configs(session)
@@ -167,7 +174,7 @@ def application(bundle: Bundle, version: int) -> dict[str, Any]:
             "max_replicas": replicas.max,
             "target_ongoing_requests": serve.max_batch,
         }
-    code = code_version(experiment, *(f"serve.{module}" for module in SERVING_CODE))
+    code = code_version(experiment, *SERVING_CODE)
     return {
         "name": bundle.name,
         "route_prefix": _route(experiment),

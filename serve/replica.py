@@ -7,12 +7,13 @@ A plain class, so that it can be made and called without Serve; `serve.app` wrap
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from typing import Any
 
 from cluster.config import Serve
-from cluster.errors import TrimtabError
+from cluster.errors import TrimtabError, UserError
 from cluster.store import Store
 from ladder.bundle import read_bundle
 from serve.auth import VARIABLE, Tokens
@@ -34,6 +35,7 @@ class Replica(Rpc):
         super().__init__(Core(name, Serve()), Tokens.read(os.environ.get(VARIABLE)))
         self._store = Store.open(store)
         self._holds: tuple[str, int] | None = None
+        self._latest = Serve()
         self._change: asyncio.Task[None] | None = None  # the latest, kept so that it is not collected
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -41,10 +43,14 @@ class Replica(Rpc):
 
         Serve takes a replica out of routing until this returns, and ends one in which it raises, so it
         returns at once and never raises when there is a version to go on with. Raises TrimtabError else.
+        Limits hold at once; such as allow no rung of the version that answers are refused, unless a version comes
+        with them that has some.
         """
         serve = Serve.model_validate(user_config["serve"])
         wanted = (str(user_config["bundle"]), int(user_config["version"]))
-        self._core.configure(serve)
+        self._latest = serve
+        with contextlib.suppress(UserError):  # said in `_swap`, when the version that was meant is there
+            self._core.configure(serve)
         if not self._core.is_ready:
             self._core.use(await asyncio.to_thread(self._load, *wanted, serve))
             self._holds = wanted
@@ -55,17 +61,15 @@ class Replica(Rpc):
         if before is not None:
             await before  # the last word wins, however long the ones before it take to load
         self._core.refused = None
-        if wanted == self._holds:
-            return
         try:
-            model = await asyncio.to_thread(self._load, *wanted, serve)
+            if wanted != self._holds:
+                self._core.use(await asyncio.to_thread(self._load, *wanted, serve))
+                self._holds = wanted
+            self._core.configure(self._latest)
         except Exception as error:
-            _log.exception("version %d is not loaded, the one before goes on", wanted[1])
+            _log.exception("version %d with its limits is refused, what was before goes on", wanted[1])
             reason = str(error) if isinstance(error, TrimtabError) else "the replica's log says why"
             self._core.refused = {"version": wanted[1], "reason": reason}
-            return
-        self._core.use(model)
-        self._holds = wanted
 
     def _load(self, bundle: str, version: int, serve: Serve) -> Model:
         return self._core.load(read_bundle(self._store, bundle), version, serve)

@@ -144,7 +144,7 @@ class Rpc:
             token = call.header("authorization")
             self._tokens.check(None if token is None else token.encode())
             bound_s = bounds.time_s(call.header, self._core.serve.request_timeout)
-            call.deadline = call.arrived + bound_s
+            call.deadline = self._core.deadline(call.arrived, bound_s)
             async with asyncio.timeout(bound_s):
                 answer = await work(call)
             _trail(context, {bounds.REQUEST_ID: call.id})

@@ -89,7 +89,7 @@ class Web:
             if request.path not in OPEN_PATHS:
                 self._tokens.check(request.headers.get(b"authorization"))
             bound_s = bounds.time_s(request.header, self._core.serve.request_timeout)
-            request.deadline = request.arrived + bound_s
+            request.deadline = self._core.deadline(request.arrived, bound_s)
             async with asyncio.timeout(bound_s):
                 return await self._route(request)
         except Exception as error:
@@ -222,7 +222,7 @@ def _said(answer: Answer, single: bool, request: Request) -> dict[str, Any]:
         **(predictions[0] if single else {"predictions": predictions}),
         "model": model.bundle.name,
         "version": model.version,
-        "variant": model.variant,
+        "variant": answer.variant,
         "request_id": request.id,
         "milliseconds": round((time.monotonic() - request.arrived) * 1000, 3),
         "parameters": answer.parameters(request.id),

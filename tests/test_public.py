@@ -24,8 +24,8 @@ SECTIONS = {
     ],
     "ladder": ["max_accuracy_loss", "int8", "student", "student_steps"],
     "serve": [
-        "route", "replicas", "objective", "cpus_per_replica", "max_batch", "max_wait", "max_queue",
-        "request_timeout", "max_body", "max_pixels",
+        "route", "replicas", "objective", "cpus_per_replica", "rungs", "max_batch", "max_wait",
+        "max_queue", "request_timeout", "max_body", "max_pixels",
     ],
 }  # fmt: skip
 TASK_METHODS = [

@@ -96,7 +96,7 @@ def metadata(model: Model, spec: TensorSpec, refused: dict[str, Any] | None) -> 
         "outputs": [_tensor(tensor) for tensor in outputs],
         "parameters": {
             "bundle": model.bundle.key,
-            "variant": model.variant,
+            "variants": list(model.ladder.variants),
             "labels": list(labels),
             "refused": refused,
         },

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cluster.store import Store
 from ladder.bundle import Bundle, write_bundle
 from ladder.variants import export_onnx
 from serve.core import Core
+from serve.ladder import Ladder
 from tasks.task import Encoding
 
 SHAPE = (4, 6, 1)
@@ -44,18 +46,56 @@ def onnx() -> bytes:
 
 
 @pytest.fixture(scope="session")
+def slow_onnx() -> bytes:
+    """The same answers, in some milliseconds a row."""
+    import torch
+
+    class Slow(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.square = torch.nn.Parameter(torch.full((512, 512), 1e-3))
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            level = (rows.float().mean(dim=(1, 2, 3)) - 127.5) / 50
+            busy = level[:, None].expand(-1, 512)
+            for _ in range(100):
+                busy = torch.tanh(busy @ self.square)
+            return torch.stack([-level, level + 1e-12 * busy[:, 0]], dim=1)
+
+    return export_onnx(Slow(), encoding(1))
+
+
+@pytest.fixture(scope="session")
+def two_rungs(onnx: bytes, slow_onnx: bytes) -> dict[str, tuple[float, bytes]]:
+    return {"onnx-fp32": (0.95, slow_onnx), "student-fp32": (0.9, onnx)}
+
+
+@pytest.fixture(scope="session")
 def make_bundle(onnx: bytes) -> Callable[..., Bundle]:
-    def make(store: Store, version: int = 1, data: bytes = onnx, name: str = "shades", **serve: object) -> Bundle:
+    def make(
+        store: Store,
+        version: int = 1,
+        data: bytes = onnx,
+        name: str = "shades",
+        rungs: Mapping[str, tuple[float, bytes]] | None = None,
+        rungs_allowed: list[str] | None = None,
+        **serve: object,
+    ) -> Bundle:
+        """`rungs` maps a variant to its accuracy and graph; without it there is one, and no table."""
+        files = {"onnx-fp32": ("model.onnx", data)}
+        files |= {variant: (f"{variant}.onnx", graph) for variant, (_, graph) in (rungs or {}).items()}
+        table = [{"variant": variant, "accuracy": accuracy} for variant, (accuracy, _) in (rungs or {}).items()]
         return write_bundle(
             store,
             uuid.uuid4().hex[:16],
-            experiment=make_experiment(name, **serve),
+            experiment=make_experiment(name, **serve, **({"rungs": rungs_allowed} if rungs_allowed else {})),
             encoding=encoding(version),
             dataset="d" * 16,
             run="r" * 16,
             metrics={"accuracy": 1.0},
-            files={"onnx-fp32": ("model.onnx", data)},
-            variants=("torch-fp32", "onnx-fp32"),
+            files=files,
+            variants=tuple(rungs) if rungs else ("torch-fp32", "onnx-fp32"),
+            ladder={"rungs": table} if rungs else None,
         )
 
     return make
@@ -72,6 +112,17 @@ def core(bundle: Bundle) -> Core:
     made = Core("shades", Serve())
     made.use(made.load(bundle, 3, Serve()))
     return made
+
+
+@pytest.fixture
+def compute_with(core: Core) -> Callable[[Callable[[np.ndarray], np.ndarray]], None]:
+    """Puts another forward pass behind the only rung of `core`."""
+
+    def replaced(forward: Callable[[np.ndarray], np.ndarray]) -> None:
+        model = core.model("shades")
+        core.use(dataclasses.replace(model, ladder=Ladder(model.ladder.rungs, {"onnx-fp32": forward})))
+
+    return replaced
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from cluster.errors import RequestError
+from ladder.choose import Rung
+from ladder.latency import Latency
 from serve.batcher import Batcher, Limits
+from serve.ladder import Ladder
+from serve.queues import Batched
 
 FAR = 60.0
 
@@ -45,6 +52,12 @@ def rows(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float32)[:, np.newaxis]
 
 
+@functools.cache
+def only(forward: Doubler) -> Ladder:
+    """One rung, taken to be fast; the same for the same forward, as batches are made by ladder."""
+    return Ladder([Rung("only", 1.0, Latency(1e-4, 1e-6))], {"only": forward})
+
+
 def soon() -> float:
     return time.monotonic() + FAR
 
@@ -52,7 +65,7 @@ def soon() -> float:
 def test_each_request_gets_its_own_rows_back(double: Doubler) -> None:
     async def many() -> list[list[float]]:
         batcher = Batcher(Limits(max_batch=4))
-        answers = await asyncio.gather(*(batcher.submit(double, rows(i, i + 0.5), soon()) for i in range(20)))
+        answers = await asyncio.gather(*(batcher.submit(only(double), rows(i, i + 0.5), soon()) for i in range(20)))
         batcher.close()
         return [answer.outputs[:, 0].tolist() for answer in answers]
 
@@ -64,7 +77,7 @@ def test_requests_that_queue_while_a_batch_runs_become_the_next_batch(double: Do
     async def held() -> None:
         batcher = Batcher(Limits(max_batch=8))
         double.gate.clear()
-        futures = [batcher.submit(double, rows(i), soon()) for i in range(6)]
+        futures = [batcher.submit(only(double), rows(i), soon()) for i in range(6)]
         double.gate.set()
         await asyncio.gather(*futures)
         batcher.close()
@@ -77,10 +90,10 @@ def test_requests_that_queue_while_a_batch_runs_become_the_next_batch(double: Do
 def test_a_batch_waits_for_company_when_told_to(double: Doubler) -> None:
     async def slowly() -> None:
         batcher = Batcher(Limits(max_batch=2, max_wait_s=30.0))
-        first = batcher.submit(double, rows(1), soon())
+        first = batcher.submit(only(double), rows(1), soon())
         await asyncio.sleep(0.05)
         assert not first.done()
-        await asyncio.gather(first, batcher.submit(double, rows(2), soon()))
+        await asyncio.gather(first, batcher.submit(only(double), rows(2), soon()))
         batcher.close()
 
     asyncio.run(slowly())
@@ -91,9 +104,9 @@ def test_a_batch_waits_for_company_when_told_to(double: Doubler) -> None:
 def test_a_wait_ends_by_itself_and_by_new_limits(double: Doubler) -> None:
     async def alone() -> None:
         batcher = Batcher(Limits(max_wait_s=0.02))
-        await batcher.submit(double, rows(1), soon())
+        await batcher.submit(only(double), rows(1), soon())
         batcher.configure(Limits(max_wait_s=600.0))
-        second = batcher.submit(double, rows(2), soon())
+        second = batcher.submit(only(double), rows(2), soon())
         batcher.configure(Limits(max_wait_s=0.0))
         await second
         batcher.close()
@@ -107,7 +120,7 @@ def test_new_limits_hold_from_the_next_batch_on(double: Doubler) -> None:
     async def changed() -> None:
         batcher = Batcher(Limits(max_batch=8))
         double.gate.clear()
-        futures = [batcher.submit(double, rows(i), soon()) for i in range(7)]
+        futures = [batcher.submit(only(double), rows(i), soon()) for i in range(7)]
         batcher.configure(Limits(max_batch=3))
         double.gate.set()
         await asyncio.gather(*futures)
@@ -122,11 +135,11 @@ def test_a_full_queue_answers_429_and_says_when_to_come_again(double: Doubler) -
     async def crowd() -> RequestError:
         batcher = Batcher(Limits(max_queue=2))
         double.gate.clear()
-        futures = [batcher.submit(double, rows(i), soon()) for i in range(3)]  # one runs, two wait
+        futures = [batcher.submit(only(double), rows(i), soon()) for i in range(3)]  # one runs, two wait
         with pytest.raises(RequestError) as refused:
-            batcher.submit(double, rows(3), soon())
+            batcher.submit(only(double), rows(3), soon())
         futures[2].cancel()
-        futures.append(batcher.submit(double, rows(4), soon()))  # the place of the one that left
+        futures.append(batcher.submit(only(double), rows(4), soon()))  # the place of the one that left
         double.gate.set()
         await asyncio.gather(*futures, return_exceptions=True)
         batcher.close()
@@ -144,10 +157,10 @@ def test_expired_and_cancelled_requests_are_never_computed(double: Doubler) -> N
         batcher = Batcher()
         double.gate.clear()
         futures = [
-            batcher.submit(double, rows(1), soon()),
-            batcher.submit(double, rows(2), time.monotonic() + 0.01),
-            batcher.submit(double, rows(3), soon()),
-            batcher.submit(double, rows(4), soon()),
+            batcher.submit(only(double), rows(1), soon()),
+            batcher.submit(only(double), rows(2), time.monotonic() + 0.01),
+            batcher.submit(only(double), rows(3), soon()),
+            batcher.submit(only(double), rows(4), soon()),
         ]
         futures[2].cancel()
         await asyncio.sleep(0.05)
@@ -167,7 +180,7 @@ def test_expired_and_cancelled_requests_are_never_computed(double: Doubler) -> N
 def test_an_error_fails_its_own_batch_only(double: Doubler) -> None:
     async def one_bad() -> list[object]:
         batcher = Batcher(Limits(max_batch=2))
-        futures = [batcher.submit(double, rows(value), soon()) for value in (1, -1, 2, 3)]
+        futures = [batcher.submit(only(double), rows(value), soon()) for value in (1, -1, 2, 3)]
         answers: list[object] = await asyncio.gather(*futures, return_exceptions=True)
         batcher.close()
         return answers
@@ -180,7 +193,7 @@ def test_an_error_fails_its_own_batch_only(double: Doubler) -> None:
 def test_a_request_over_max_batch_is_computed_in_several_passes(double: Doubler) -> None:
     async def large() -> list[float]:
         batcher = Batcher(Limits(max_batch=4))
-        answer = await batcher.submit(double, rows(*range(10)), soon())
+        answer = await batcher.submit(only(double), rows(*range(10)), soon())
         batcher.close()
         result: list[float] = answer.outputs[:, 0].tolist()
         return result
@@ -192,22 +205,23 @@ def test_a_request_over_max_batch_is_computed_in_several_passes(double: Doubler)
 def test_rows_of_different_models_never_share_a_pass() -> None:
     async def two() -> tuple[list[int], list[int]]:
         old, new = Doubler(), Doubler()
+        ladders = {old: only(old), new: only(new)}
         batcher = Batcher()
         old.gate.clear()
-        futures = [batcher.submit(model, rows(1), soon()) for model in (old, old, new, new, old)]
+        futures = [batcher.submit(ladders[model], rows(1), soon()) for model in (old, old, new, new, old)]
         old.gate.set()
         await asyncio.gather(*futures)
         batcher.close()
         return old.sizes, new.sizes
 
-    assert asyncio.run(two()) == ([1, 1, 1], [2])
+    assert asyncio.run(two()) == ([1, 2], [2])
 
 
 def test_the_loop_stays_free_while_a_batch_runs(double: Doubler) -> None:
     async def ticks() -> int:
         batcher = Batcher()
         double.gate.clear()
-        answer = batcher.submit(double, rows(1), soon())
+        answer = batcher.submit(only(double), rows(1), soon())
         for _ in range(5):
             await asyncio.sleep(0.001)
         done_early = answer.done()
@@ -223,8 +237,8 @@ def test_queueing_and_computing_are_timed_apart(double: Doubler) -> None:
     async def timed() -> tuple[float, float]:
         batcher = Batcher()
         double.gate.clear()
-        first = batcher.submit(double, rows(1), soon())
-        second = batcher.submit(double, rows(2), soon())
+        first = batcher.submit(only(double), rows(1), soon())
+        second = batcher.submit(only(double), rows(2), soon())
         await asyncio.sleep(0.05)
         double.gate.set()
         answers = await asyncio.gather(first, second)
@@ -235,3 +249,249 @@ def test_queueing_and_computing_are_timed_apart(double: Doubler) -> None:
 
     assert computing >= 0.05
     assert queueing >= 0.05
+
+
+# Two rungs
+
+
+class Sleeper:
+    """Takes its time for each row, answers with its own number, and remembers who came."""
+
+    def __init__(self, number: float, row_s: float) -> None:
+        self.number, self.row_s = number, row_s
+        self.seen: list[float] = []
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        time.sleep(0.001 + self.row_s * len(rows))
+        self.seen += rows[:, 0].tolist()
+        return np.full_like(rows, self.number)
+
+
+@dataclass
+class Two:
+    """A slow and a fast rung; the ladder knows how long each takes."""
+
+    slow: Sleeper
+    fast: Sleeper
+    ladder: Ladder
+
+
+def two_rungs(slow_s: float = 0.02, fast_s: float = 0.0005) -> Two:
+    slow, fast = Sleeper(1.0, slow_s), Sleeper(2.0, fast_s)
+    rungs = [Rung("slow", 0.9, Latency(0.001, slow_s, 0.05)), Rung("fast", 0.8, Latency(0.001, fast_s, 0.05))]
+    return Two(slow, fast, Ladder(rungs, {"slow": slow, "fast": fast}))
+
+
+@pytest.fixture
+def two() -> Two:
+    return two_rungs()
+
+
+Outcome = Batched | BaseException
+
+
+def ask(batcher: Batcher, ladder: Ladder, within_s: float, *values: float) -> asyncio.Future[Batched]:
+    return batcher.submit(ladder, rows(*values), time.monotonic() + within_s)
+
+
+def variants(answers: list[Outcome]) -> Counter[str]:
+    return Counter(answer.variant for answer in answers if isinstance(answer, Batched))
+
+
+async def settle(futures: list[asyncio.Future[Batched]]) -> list[Outcome]:
+    return await asyncio.gather(*futures, return_exceptions=True)
+
+
+def test_with_time_enough_the_most_accurate_rung_answers(two: Two) -> None:
+    async def calm() -> list[Outcome]:
+        batcher = Batcher()
+        answers = [await ask(batcher, two.ladder, 5.0, i) for i in range(3)]
+        batcher.close()
+        return list(answers)
+
+    assert variants(asyncio.run(calm())) == {"slow": 3}
+    assert two.fast.seen == []
+
+
+def test_a_deadline_too_short_for_the_best_rung_gets_the_next() -> None:
+    two = two_rungs(slow_s=30.0)  # would be noticed
+
+    async def hurried() -> Batched:
+        batcher = Batcher()
+        answer = await ask(batcher, two.ladder, 10.0, 1)
+        batcher.close()
+        return answer
+
+    answer = asyncio.run(hurried())
+
+    assert answer.variant == "fast"
+    assert answer.outputs.tolist() == [[2.0]]
+
+
+def test_a_burst_is_answered_in_time_by_both_rungs(two: Two) -> None:
+    async def burst() -> list[Outcome]:
+        batcher = Batcher(Limits(max_batch=8))
+        futures = [ask(batcher, two.ladder, 1.0, i) for i in range(100)]  # 2 s of the slow rung
+        answers = await settle(futures)
+        batcher.close()
+        return answers
+
+    counted = variants(asyncio.run(burst()))
+
+    assert counted["slow"] + counted["fast"] == 100
+    assert counted["slow"] > 0
+    assert counted["fast"] > 50
+
+
+def test_what_cannot_be_answered_in_time_is_refused_at_arrival(two: Two) -> None:
+    async def crowd() -> list[RequestError]:
+        batcher, refused = Batcher(), []
+        running = ask(batcher, two.ladder, 60.0, *range(20))  # 0.4 s of the best rung
+        for num_rows, within_s in ((1, 0.0005), (400, 0.1), (1, 0.2)):
+            with pytest.raises(RequestError) as error:
+                ask(batcher, two.ladder, within_s, *[-1.0] * num_rows)
+            refused.append(error.value)
+        await running
+        with pytest.raises(RequestError) as error:
+            ask(batcher, two.ladder, 0.0005, -1.0)
+        batcher.close()
+        return [*refused, error.value]
+
+    refused = asyncio.run(crowd())
+
+    assert [error.status for error in refused] == [504, 504, 429, 504]
+    assert all("no answer within the request's deadline" in error.message for error in refused if error.status == 504)
+    assert refused[2].headers == {"retry-after": "1"}
+    assert -1.0 not in two.slow.seen + two.fast.seen
+
+
+def test_the_nearest_deadline_goes_first_and_leaves_the_others_their_rung(two: Two) -> None:
+    async def mixed() -> tuple[Batched, list[Outcome]]:
+        batcher = Batcher()
+        futures = [ask(batcher, two.ladder, 60.0, i) for i in range(10)]  # the first runs, the others wait
+        urgent = ask(batcher, two.ladder, 5.0, 99)
+        answers = await settle(futures)
+        batcher.close()
+        return await urgent, answers
+
+    urgent, answers = asyncio.run(mixed())
+
+    assert two.slow.seen[:2] == [0, 99]
+    assert urgent.variant == "slow"
+    assert variants(answers) == {"slow": 10}
+
+
+def test_those_that_are_lost_go_and_the_patient_between_them_stay(two: Two) -> None:
+    held = Doubler()
+    ladder = Ladder([two.ladder.rungs[1]], {"fast": held})
+
+    async def stalled() -> list[Outcome]:
+        batcher = Batcher()
+        held.gate.clear()
+        futures = [ask(batcher, ladder, FAR, 0)]
+        await asyncio.sleep(0.01)
+        futures += [ask(batcher, ladder, within_s, i) for i, within_s in enumerate((0.04, FAR, 0.05, FAR), 1)]
+        await asyncio.sleep(0.1)
+        held.gate.set()
+        answers = await settle(futures)
+        assert batcher.num_waiting == 0
+        batcher.close()
+        return answers
+
+    answers = asyncio.run(stalled())
+
+    assert [getattr(answer, "status", 200) for answer in answers] == [200, 504, 200, 504, 200]
+    assert held.seen == [0, 2, 4]
+
+
+def test_rows_of_a_request_that_left_count_no_more(two: Two) -> None:
+    many, more = range(4000), range(1500)  # 2.3 s and 0.9 s of the fast rung
+
+    async def leaving() -> None:
+        batcher = Batcher()
+        running = ask(batcher, two.ladder, FAR, 0)
+        waiting = ask(batcher, two.ladder, 3.0, *many)
+        with pytest.raises(RequestError, match="with the work that is waiting it takes"):
+            ask(batcher, two.ladder, 3.0, *more)
+        waiting.cancel()
+        assert batcher.num_waiting == 0
+        ask(batcher, two.ladder, 3.0, *more).cancel()
+        await running
+        batcher.close()
+
+    asyncio.run(leaving())
+
+
+def test_another_envelope_holds_from_the_next_batch_on(two: Two) -> None:
+    async def changed() -> list[Outcome]:
+        batcher = Batcher(Limits(max_batch=2))
+        futures = [ask(batcher, two.ladder, FAR, i) for i in range(5)]
+        batcher.configure(Limits(max_batch=2, variants=frozenset({"fast"})))
+        answers = await settle(futures)
+        batcher.configure(Limits(least_accuracy=0.85))
+        answers.append(await ask(batcher, two.ladder, FAR, 5))
+        batcher.close()
+        return answers
+
+    answers = asyncio.run(changed())
+
+    assert [answer.variant for answer in answers if isinstance(answer, Batched)] == ["slow"] + ["fast"] * 4 + ["slow"]
+
+
+def test_while_versions_change_each_answers_its_own_also_where_the_old_has_no_allowed_rung(two: Two) -> None:
+    new = Sleeper(3.0, 0.0)
+    later = Ladder([Rung("new", 0.7, Latency(0.001, 0.0001))], {"new": new})
+
+    async def changing() -> list[Outcome]:
+        batcher = Batcher(Limits(max_batch=2))
+        futures = [ask(batcher, two.ladder, FAR, i) for i in range(6)]
+        batcher.configure(Limits(max_batch=2, variants=frozenset({"new"})))
+        futures += [ask(batcher, later, FAR, i) for i in range(6)]
+        answers = await settle(futures)
+        batcher.close()
+        return answers
+
+    answers = asyncio.run(changing())
+
+    assert variants(answers) == {"slow": 6, "new": 6}
+    assert [answer.outputs.item() for answer in answers if isinstance(answer, Batched)] == [1.0] * 6 + [3.0] * 6
+
+
+def test_waiting_for_company_costs_no_deadline(two: Two) -> None:
+    async def patient() -> Batched:
+        batcher = Batcher(Limits(max_batch=4, max_wait_s=600.0))
+        answer = await ask(batcher, two.ladder, 0.5, 1)
+        batcher.close()
+        return answer
+
+    assert asyncio.run(patient()).variant in ("slow", "fast")
+
+
+def test_a_machine_that_becomes_slower_is_learned(two: Two) -> None:
+    two.slow.row_s = 0.1  # five times what its model says
+
+    async def slowly() -> float:
+        batcher = Batcher()
+        for i in range(6):
+            await ask(batcher, two.ladder, FAR, i)
+        batcher.close()
+        return two.ladder.rungs[0].latency.predict(1)
+
+    assert asyncio.run(slowly()) > 0.05
+
+
+def test_a_pass_that_fails_teaches_nothing() -> None:
+    def broken(rows: np.ndarray) -> np.ndarray:
+        raise ValueError("broken")
+
+    latency = Latency(5.0, 5.0)
+    ladder = Ladder([Rung("broken", 0.9, latency)], {"broken": broken})
+
+    async def failing() -> list[Outcome]:
+        batcher = Batcher()
+        answers = [(await settle([ask(batcher, ladder, FAR, i)]))[0] for i in range(5)]
+        batcher.close()
+        return answers
+
+    assert all(isinstance(answer, ValueError) for answer in asyncio.run(failing()))
+    assert (latency.fixed_s, latency.per_row_s) == (5.0, 5.0)

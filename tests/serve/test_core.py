@@ -7,19 +7,21 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cluster.config import Serve
-from cluster.errors import NotFoundError, RequestError, TrimtabError
+from cluster.config import Objective, Serve
+from cluster.errors import ConfigError, NotFoundError, RequestError, TrimtabError
 from cluster.store import DamagedError, Store
 from ladder.bundle import Bundle
 from serve.core import Core
 
 DARK, LIGHT = np.zeros((1, 4, 6, 1), np.uint8), np.full((1, 4, 6, 1), 255, np.uint8)
+
+Rungs = Mapping[str, tuple[float, bytes]]
 
 
 def soon() -> float:
@@ -32,7 +34,7 @@ def test_rows_come_back_as_probabilities_with_their_model(core: Core) -> None:
 
         assert answer.probabilities.dtype == np.float32
         assert answer.probabilities.argmax(axis=1).tolist() == [0, 1]
-        assert (answer.model.version, answer.model.variant) == (3, "onnx-fp32")
+        assert (answer.model.version, answer.variant) == (3, "onnx-fp32")
         assert answer.compute_ms > 0
         assert answer.queue_ms >= 0
 
@@ -85,13 +87,53 @@ def test_a_swap_changes_what_is_answered_and_keeps_what_is_queued(
 
 
 def test_new_limits_hold_at_once_and_keep_the_loaded_model(core: Core) -> None:
-    before = core.model("shades").predictor
+    before = core.model("shades").ladder
 
     core.configure(Serve(max_batch=2, max_pixels=16))
 
     assert core.max_rows == 32
-    assert core.model("shades").predictor is before
+    assert core.model("shades").ladder is before
     assert core.model("shades").task.experiment.serve.max_pixels == 16
+
+
+def test_the_rungs_that_may_answer_are_changed_without_loading(
+    make_bundle: Callable[..., Bundle], two_rungs: Rungs, store: Store
+) -> None:
+    core = Core("shades", Serve())
+    core.use(core.load(make_bundle(store, rungs=two_rungs), 1, Serve()))
+
+    async def ask() -> str:
+        return (await core.predict(core.model("shades"), DARK, soon())).variant
+
+    async def change() -> list[str]:
+        answered = [await ask()]
+        core.configure(Serve(rungs=["student-fp32"]))
+        answered.append(await ask())
+        with pytest.raises(ConfigError, match=r"serve\.rungs = 'tiny': .* use one or more of onnx-fp32, student-fp32"):
+            core.configure(Serve(rungs=["tiny"], max_batch=7))
+        return [*answered, await ask()]
+
+    assert asyncio.run(change()) == ["onnx-fp32", "student-fp32", "student-fp32"]
+    assert core.serve == Serve(rungs=["student-fp32"])
+
+
+def test_a_version_without_an_allowed_rung_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match=r"serve\.rungs = 'student-fp32': no rung of this version"):
+        Core.load(bundle, 1, Serve(rungs=["student-fp32"]))
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "bound_s", "due_s"),
+    [
+        pytest.param(None, 30.0, 30.0, id="no objective"),
+        pytest.param(100.0, 30.0, 0.1, id="the objective"),
+        pytest.param(100.0, 0.05, 0.05, id="a client in a hurry"),
+    ],
+)
+def test_an_answer_is_due_at_the_objective_or_sooner(latency_ms: float | None, bound_s: float, due_s: float) -> None:
+    core = Core("shades", Serve(objective=Objective(latency_ms=latency_ms)))
+
+    assert core.deadline(1000.0, bound_s) == pytest.approx(1000.0 + due_s)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +34,7 @@ from serve.deploy import DeployError, Endpoint
 ROUTE, MAX_BODY = "/grey/shades", 64 * 1024
 BLACK = json.dumps({"instances": [[[[0]] * 6] * 4]}).encode()
 Make = Callable[..., Bundle]
+Rungs = Mapping[str, tuple[float, bytes]]
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +299,52 @@ def test_new_limits_are_a_change_in_place(
     answer = client.post(f"{endpoint.url}/predict", content=BLACK, headers={"content-type": "application/json"})
     assert (changed.in_place, _replicas(cluster)) == (True, before)
     assert "serve.max_body (10 bytes)" in answer.json()["error"]
+
+
+def test_a_rung_that_is_not_there_is_refused_before_anything_is_changed(
+    endpoint: Endpoint, cluster: Session, make: Make
+) -> None:
+    with pytest.raises(ConfigError, match=r"serve\.rungs = 'tiny': .*; use one or more of onnx-fp32"):
+        deployment.deploy(cluster, make(6, rungs_allowed=["tiny"]), 6)
+
+    assert _version(cluster, endpoint.url) == 1
+
+
+def test_a_burst_is_answered_by_a_cheaper_rung_and_one_alone_by_the_best(
+    endpoint: Endpoint, cluster: Session, client: httpx.Client, make: Make, two_rungs: Rungs
+) -> None:
+    deployed = deployment.deploy(cluster, make(11, rungs=two_rungs, objective={"latency_ms": 500.0}), 11)
+    many = {"instances": [[[[255]] * 6] * 4] * 32}
+
+    def ask(_: int) -> tuple[int, str]:
+        answer = client.post(f"{deployed.url}/predict", json=many)
+        said = answer.json()
+        if answer.status_code == 200:
+            assert said["parameters"]["variant"] == said["variant"]
+            assert {row["label"] for row in said["predictions"]} == {"light-11"}
+        return answer.status_code, said.get("variant", said.get("error"))
+
+    alone = [ask(0) for _ in range(3)]
+    with ThreadPoolExecutor(64) as clients:
+        burst = Counter(clients.map(ask, range(64)))
+
+    assert (200, "onnx-fp32") in alone
+    assert burst[200, "student-fp32"] > 0
+    # A machine that stands still for a moment may have some refused, but never failed.
+    assert {status for status, _ in burst} <= {200, 429, 504}, burst
+    assert sum(count for (status, _), count in burst.items() if status == 200) > 32, burst
+
+
+def test_the_rungs_that_may_answer_are_a_change_in_place(
+    endpoint: Endpoint, cluster: Session, client: httpx.Client, make: Make, two_rungs: Rungs
+) -> None:
+    before, said = _replicas(cluster), []
+    for version, allowed in ((12, None), (13, ["student-fp32"])):
+        deployment.deploy(cluster, make(version, rungs=two_rungs, rungs_allowed=allowed), version)
+        said.append(client.post(f"{endpoint.url}/predict", json={"instances": [[[[0]] * 6] * 4]}).json()["variant"])
+
+    assert said == ["onnx-fp32", "student-fp32"]
+    assert _replicas(cluster) == before
 
 
 def test_a_damaged_version_is_refused_and_the_one_before_goes_on(

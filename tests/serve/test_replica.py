@@ -98,10 +98,52 @@ def test_limits_alone_load_nothing(replica: Replica, make_bundle: Callable[..., 
 
     async def change() -> bool:
         await replica.reconfigure(config(bundle.key, 1))
-        before = replica._core.model("shades").predictor
+        before = replica._core.model("shades").ladder
         await replica.reconfigure(config(bundle.key, 1, max_batch=5))
         await settled(replica)
-        return replica._core.model("shades").predictor is before
+        return replica._core.model("shades").ladder is before
 
     assert asyncio.run(change())
     assert replica._core.serve.max_batch == 5
+
+
+def test_limits_that_allow_no_rung_are_refused_and_those_before_stay(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store
+) -> None:
+    bundle = make_bundle(store)
+
+    async def change() -> list[dict[str, Any] | None]:
+        await replica.reconfigure(config(bundle.key, 1, max_batch=5))
+        await replica.reconfigure(config(bundle.key, 1, max_batch=7, rungs=["student-fp32"]))
+        await settled(replica)
+        refused = replica._core.refused
+        assert replica._core.serve.max_batch == 5
+        await replica.reconfigure(config(bundle.key, 1, max_batch=9))
+        await settled(replica)
+        return [refused, replica._core.refused]
+
+    refused, after = asyncio.run(change())
+
+    assert refused is not None
+    assert refused["reason"].startswith(
+        "serve.rungs = 'student-fp32': no rung of this version; use one or more of onnx"
+    )
+    assert after is None
+    assert replica._core.serve.max_batch == 9
+
+
+def test_rungs_that_only_a_later_version_has_are_allowed_with_it(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store, onnx: bytes
+) -> None:
+    later = make_bundle(store, 2, rungs={"onnx-fp32": (0.9, onnx), "student-fp32": (0.8, onnx)})
+
+    async def change() -> None:
+        await replica.reconfigure(config(make_bundle(store).key, 1))
+        await replica.reconfigure(config(later.key, 2, rungs=["student-fp32"]))
+        await settled(replica)
+
+    asyncio.run(change())
+
+    assert replica._core.model("shades").version == 2
+    assert replica._core.serve.rungs == ["student-fp32"]
+    assert replica._core.refused is None

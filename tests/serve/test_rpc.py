@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -33,6 +32,7 @@ from serve.rpc import Rpc
 Code = grpc.StatusCode
 TOKEN = (("authorization", "Bearer secret"),)
 DARK = bytes(24)
+ComputeWith = Callable[[Callable[[np.ndarray], np.ndarray]], None]
 
 
 def request(raw: Any = (DARK,), outputs: Any = (), model: str = "shades", **changes: Any) -> pb.ModelInferRequest:
@@ -260,15 +260,15 @@ def test_a_token_over_its_rate_hears_when_to_come_again(ask: Ask) -> None:
 
 
 @pytest.fixture
-def held(core: Core) -> Iterator[threading.Event]:
+def held(core: Core, compute_with: ComputeWith) -> Iterator[threading.Event]:
     """No forward pass goes on until it is set."""
-    gate, model = threading.Event(), core.model("shades")
+    gate, forward = threading.Event(), core.model("shades").ladder.forwards["onnx-fp32"]
 
     def predictor(rows: np.ndarray) -> np.ndarray:
         gate.wait(20)
-        return model.predictor(rows)
+        return forward(rows)
 
-    core.use(dataclasses.replace(model, predictor=predictor))
+    compute_with(predictor)
     yield gate
     gate.set()
 
@@ -316,12 +316,12 @@ def test_a_full_queue_is_exhausted_and_a_client_that_goes_leaves_it(
 
 
 def test_an_error_of_ours_stays_inside_and_is_logged_once(
-    core: Core, ask: Ask, caplog: pytest.LogCaptureFixture
+    compute_with: ComputeWith, ask: Ask, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(rows: np.ndarray) -> np.ndarray:
         raise ValueError("a secret of the inside")
 
-    core.use(dataclasses.replace(core.model("shades"), predictor=broken))
+    compute_with(broken)
 
     with caplog.at_level(logging.ERROR):
         refused = refusal(ask, "ModelInfer", request())

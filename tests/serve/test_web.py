@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import dataclasses
 import json
 import logging
 import re
@@ -29,6 +28,7 @@ JSON = {"content-type": "application/json"}
 PNG = {"content-type": "image/png"}
 MODEL = "/v2/models/shades"
 ROW = [[[7]] * 6] * 4
+ComputeWith = Callable[[Callable[[np.ndarray], np.ndarray]], None]
 
 
 def tensor(**changes: Any) -> bytes:
@@ -460,15 +460,15 @@ class Gate(threading.Event):
 
 
 @pytest.fixture
-def held(core: Core) -> Iterator[Gate]:
-    gate, model = Gate(), core.model("shades")
+def held(core: Core, compute_with: ComputeWith) -> Iterator[Gate]:
+    gate, forward = Gate(), core.model("shades").ladder.forwards["onnx-fp32"]
 
     def predictor(rows: np.ndarray) -> np.ndarray:
         gate.wait(20)
         gate.seen += rows[:, 0, 0, 0].tolist()
-        return model.predictor(rows)
+        return forward(rows)
 
-    core.use(dataclasses.replace(model, predictor=predictor))
+    compute_with(predictor)
     yield gate
     gate.set()
 
@@ -518,12 +518,12 @@ def test_a_client_that_goes_away_takes_its_request_out_of_the_queue(web: Web, he
 
 
 def test_an_error_of_ours_is_500_with_a_request_id_and_logged_once(
-    core: Core, ask: Callable[..., httpx.Response], caplog: pytest.LogCaptureFixture
+    compute_with: ComputeWith, ask: Callable[..., httpx.Response], caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(rows: np.ndarray) -> np.ndarray:
         raise ValueError("a secret of the inside")
 
-    core.use(dataclasses.replace(core.model("shades"), predictor=broken))
+    compute_with(broken)
 
     with caplog.at_level(logging.ERROR):
         answer = ask("POST", INFER, tensor(), JSON)

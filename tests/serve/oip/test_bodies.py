@@ -134,7 +134,7 @@ def test_the_answer_has_its_bytes_behind_the_json(core: Core) -> None:
     probabilities = np.array([[0.25, 0.75], [1, 0]], np.float32)
     asked = bodies.InferRequest("", ROWS, {"label": True, "probabilities": True})
 
-    body, length = bodies.respond(asked, Answer(probabilities, core.model("shades"), 1.5, 2.5), "r-1")
+    body, length = bodies.respond(asked, Answer(probabilities, core.model("shades"), "onnx-fp32", 1.5, 2.5), "r-1")
 
     head = json.loads(body[:length])
     label, numbers = head["outputs"]

@@ -69,7 +69,7 @@ def test_other_tensors_are_refused(datatype: str, sent: dict[str, Any], words: s
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
 def test_the_answer_takes_the_form_of_the_request(core: Core, raw: bool) -> None:
     asked = request(raw=[b"\0" * 8]) if raw else request(fp32_contents=[0, 0])
-    answer = Answer(np.array([[0.25, 0.75]], np.float32), core.model("shades"), 1.5, 2.5)
+    answer = Answer(np.array([[0.25, 0.75]], np.float32), core.model("shades"), "onnx-fp32", 1.5, 2.5)
 
     response = messages.respond(asked, ("probabilities", "label"), answer, "r-1")
 

@@ -1,0 +1,140 @@
+"""The executable form of one model version: all its rungs, loaded, checked and timed on this machine.
+
+Which of them computes a batch is decided in `ladder.choose`; batches are made in `serve.batcher`. Never imports
+torch: what runs here was exported when the bundle was made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cluster.errors import ConfigError, NotFoundError, TrimtabError
+from ladder.bundle import Bundle
+from ladder.choose import Envelope, Rung
+from ladder.latency import Latency
+from ladder.variants import OnnxPredictor
+
+Forward = Callable[[np.ndarray], np.ndarray]
+
+ROUNDS = 5  # timed passes of each rung at each size
+PROFILE_S = 1.0  # after so long a slow rung is timed no further: every batch corrects its model anyway
+
+E = TypeVar("E", bound=Envelope)
+
+
+class Ladder:
+    """Rungs, most accurate first, and what computes them. Compared by identity: one per loaded version."""
+
+    def __init__(self, rungs: Sequence[Rung], forwards: Mapping[str, Forward]) -> None:
+        """Raises ValueError without a rung, or when one has no forward pass."""
+        if not rungs or any(rung.variant not in forwards for rung in rungs):
+            raise ValueError(f"no forward pass for one of {[rung.variant for rung in rungs]}")
+        self.rungs = tuple(rungs)
+        self.forwards = dict(forwards)
+        self.by_variant = {rung.variant: rung for rung in rungs}
+        self.latencies = tuple(rung.latency for rung in rungs)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(self.by_variant)
+
+    def check(self, envelope: Envelope) -> None:
+        """Raises ConfigError when the envelope names a rung that is not here, or allows none."""
+        if envelope.variants is not None:
+            check_rungs(sorted(envelope.variants), self.variants)
+        if not any(map(envelope.allows, self.rungs)):
+            have = ", ".join(f"{rung.variant} ({rung.accuracy:.4f})" for rung in self.rungs)
+            mend = f"lower it, or allow more of {have}"
+            raise ConfigError("least_accuracy", envelope.least_accuracy, "no allowed rung reaches it", mend)
+
+    def within(self, envelope: E) -> E:
+        """The envelope, but for a version that is going and has none of the rungs allowed now: then all it has.
+
+        What was promised to its last requests is an answer of that version.
+        """
+        if any(map(envelope.allows, self.rungs)):
+            return envelope
+        return dataclasses.replace(envelope, variants=None, least_accuracy=0.0)
+
+
+def check_rungs(wanted: Sequence[str], have: Sequence[str]) -> None:
+    """Raises ConfigError when `serve.rungs` names what a version has not, or nothing."""
+    mend = f"use one or more of {', '.join(have)}"
+    if unknown := [name for name in wanted if name not in have]:
+        raise ConfigError("serve.rungs", unknown[0], "no rung of this version", mend)
+    if not wanted:
+        raise ConfigError("serve.rungs", [], "allows no rung", mend)
+
+
+def open_ladder(bundle: Bundle, max_batch: int) -> Ladder:
+    """Read and check all rungs of a bundle, run each once, and time them up to `max_batch` rows; takes seconds.
+
+    Raises:
+        NotFoundError: a file is gone, or the bundle has no variant a replica can run.
+        DamagedError: a file is not what the bundle's manifest says.
+        TrimtabError: a rung does not load, or answers nonsense.
+    """
+    variants = executable(bundle)
+    if not variants:
+        have = ", ".join(bundle.variants) or "none"
+        raise NotFoundError(f"bundle {bundle.key} has no ONNX variant to serve (variants: {have})")
+    rows = np.zeros((max_batch, *bundle.encoding.shape), bundle.encoding.dtype)
+    forwards: dict[str, Forward] = {variant: _opened(bundle, variant, rows) for variant in variants}
+    accuracies, samples = _accuracies(bundle), time_passes(forwards, rows)
+    return Ladder([Rung(variant, accuracies[variant], Latency.fit(samples[variant])) for variant in variants], forwards)
+
+
+def executable(bundle: Bundle) -> tuple[str, ...]:
+    """The variants a replica can run, most accurate first."""
+    files = bundle.files
+    return tuple(role for role in bundle.variants if role in files and files[role]["file"].endswith(".onnx"))
+
+
+def time_passes(forwards: Mapping[str, Forward], rows: np.ndarray) -> dict[str, list[tuple[int, float]]]:
+    """(rows, seconds) of passes of 1, 2, 4 ... up to all `rows`, at least one of each rung.
+
+    Rungs take turns, so that a moment in which the machine is busy does not count against one of them.
+    """
+    sizes = sorted({min(2**power, len(rows)) for power in range(len(rows).bit_length() + 1)})
+    samples: dict[str, list[tuple[int, float]]] = {variant: [] for variant in forwards}
+    spent_s = dict.fromkeys(forwards, 0.0)
+    for size in sizes * ROUNDS:
+        for variant, forward in forwards.items():
+            if spent_s[variant] > PROFILE_S:
+                continue
+            started = time.perf_counter()
+            forward(rows[:size])
+            seconds = time.perf_counter() - started
+            samples[variant].append((size, seconds))
+            spent_s[variant] += seconds
+    return samples
+
+
+def _opened(bundle: Bundle, variant: str, rows: np.ndarray) -> Forward:
+    """One rung, run at both ends, so that no request pays for the runtime's first allocations."""
+    data = bundle.read(variant)
+    try:
+        predictor = OnnxPredictor(data)
+        outputs = [predictor(rows[:1]), predictor(rows)]
+    except Exception as error:  # onnxruntime's own classes have no common base
+        raise TrimtabError(f"bundle {bundle.key}: {variant} cannot be run ({_first_line(error)})") from error
+    for num_rows, output in zip((1, len(rows)), outputs, strict=True):
+        if output.shape != (num_rows, len(bundle.encoding.labels)) or not np.isfinite(output).all():
+            raise TrimtabError(f"bundle {bundle.key}: {variant} gave {output.shape} for {num_rows} rows of zeros")
+    return predictor
+
+
+def _accuracies(bundle: Bundle) -> dict[str, float]:
+    """As measured when the ladder was made; a bundle without that table has one accuracy for all."""
+    table: list[dict[str, Any]] = (bundle.ladder or {}).get("rungs", [])
+    known = {entry["variant"]: float(entry["accuracy"]) for entry in table}
+    return {variant: known.get(variant, float(bundle.metrics.get("accuracy", 0.0))) for variant in bundle.variants}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
