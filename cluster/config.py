@@ -200,7 +200,7 @@ class Ladder(Section):
     student: bool = True
     """Also train the task's smaller networks on the answers of the trained one."""
     student_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
-    """Steps of `train.batch_size` rows that each student is trained for; their time does not grow with the data."""
+    """Most steps of `train.batch_size` rows that a student is trained for; fewer where the training has fewer."""
 
 
 class Objective(Section):

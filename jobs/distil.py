@@ -19,12 +19,13 @@ TEMPERATURE = 4.0
 TRUTH_SHARE = 0.1  # of the loss
 LEARNING_RATE = 0.01  # peak of the one-cycle schedule; students have few weights and batch norm
 ANSWER_ROWS = 512  # per pass of the teacher
+LEAST_STEPS = 300  # also where the teacher had fewer: it takes that many to learn anything
 
 
 def distil(
     teacher: torch.nn.Module, student: torch.nn.Module, rows: np.ndarray, truth: np.ndarray, task: Task
 ) -> torch.nn.Module:
-    """`student` trained for `ladder.student_steps` on encoded rows [n, *shape] with labels int64 [n].
+    """`student` trained on encoded rows [n, *shape] with labels int64 [n], for as many steps as `steps` says.
 
     The same seed gives the same weights on the same machine.
     """
@@ -36,11 +37,18 @@ def distil(
         torch.set_num_threads(threads)
 
 
+def steps(task: Task, num_rows: int) -> int:
+    """Those of the trained network at most, so that a ladder never takes much longer than what it is made from."""
+    recipe = task.experiment.train
+    own = recipe.epochs * max(1, num_rows // recipe.batch_size)
+    return min(task.experiment.ladder.student_steps, max(LEAST_STEPS, own))
+
+
 def _distil(
     teacher: torch.nn.Module, student: torch.nn.Module, rows: np.ndarray, truth: np.ndarray, task: Task
 ) -> torch.nn.Module:
     experiment = task.experiment
-    num_steps, size = experiment.ladder.student_steps, min(experiment.train.batch_size, len(rows))
+    num_steps, size = steps(task, len(rows)), min(experiment.train.batch_size, len(rows))
     x, y = torch.from_numpy(rows), torch.from_numpy(truth)
     # Rows that change at random get their answers at each step; the others once.
     answers = _answers(teacher, x) if experiment.train.augment == "none" else None

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.config import Experiment
-from jobs.distil import distil
+from cluster.config import Experiment, Ladder
+from jobs.distil import LEAST_STEPS, distil, steps
 from ladder.variants import OnnxPredictor, export_onnx, quantise
 from tasks.task import Encoding, Task, load_task
 
@@ -91,3 +91,17 @@ def test_eight_bits_lose_no_accuracy_on_digits(digits_splits, encoding: Encoding
     assert right[0] > 0.9
     assert abs(right[0] - right[1]) <= 0.01
     assert np.abs(fp32 - int8).mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "train", "expected"),
+    [
+        pytest.param(10, {"epochs": 20}, LEAST_STEPS, id="little data: enough to learn from"),
+        pytest.param(12_800, {"epochs": 10, "batch_size": 128}, 1000, id="as many as the trained network"),
+        pytest.param(1_000_000, {"epochs": 10}, 2000, id="no more than the setting"),
+    ],
+)
+def test_a_student_takes_no_more_steps_than_its_teacher(num_rows: int, train: dict[str, int], expected: int):
+    made = experiment(**train).model_copy(update={"ladder": Ladder()})
+
+    assert steps(load_task(made), num_rows) == expected
