@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.train_ingest import Silent, disconnect
+from benchmarks.arena import private
+from benchmarks.train_ingest import Silent
 from cluster import experiment as experiments
-from cluster import session
 from cluster.store import Store
 from jobs import evaluate, preprocess, train
 
@@ -35,18 +34,13 @@ def main() -> int:
         return 2
     mnist = [f"data.source.path={arguments.data.absolute()}/mnist"]
     cifar = [f"data.source.{k}={arguments.data.absolute()}/cifar10_subset/{f}.parquet" for k, f in CIFAR_FILES]
-    with tempfile.TemporaryDirectory() as folder:
-        session.connect(session.up("benchmark-accuracy", store=folder))
-        try:
-            store = Store.open(folder)
-            seeds = (0,) if arguments.quick else (0, 1, 2)
-            more = ["train.epochs=3"] if arguments.quick else []
-            runs = {"mnist": [measure(store, "mnist", [*mnist, *more], seed) for seed in seeds]}
-            if not arguments.quick:
-                runs["cifar"] = [measure(store, "cifar", cifar, 0)]
-        finally:
-            disconnect()
-            session.down("benchmark-accuracy")
+    with private("benchmark-accuracy") as (_, folder):
+        store = Store.open(str(folder))
+        seeds = (0,) if arguments.quick else (0, 1, 2)
+        more = ["train.epochs=3"] if arguments.quick else []
+        runs = {"mnist": [measure(store, "mnist", [*mnist, *more], seed) for seed in seeds]}
+        if not arguments.quick:
+            runs["cifar"] = [measure(store, "cifar", cifar, 0)]
     write(arguments.out, runs, quick=arguments.quick)
     return 0
 

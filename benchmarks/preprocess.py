@@ -10,9 +10,7 @@ import argparse
 import gzip
 import hashlib
 import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import report
-from cluster import session
+from benchmarks.arena import has_mnist, private
 from cluster.config import Experiment
 from cluster.experiment import parse
 from cluster.store import Store
@@ -40,28 +38,13 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of MNIST's gz files")
     parser.add_argument("--out", type=Path, help="JSON file; by default stdout")
     arguments = parser.parse_args()
-    if not (arguments.data / "train-images-idx3-ubyte.gz").is_file():
-        print(f"--data {arguments.data}: no MNIST there; name the folder with its gz files", file=sys.stderr)
+    if not has_mnist(arguments.data):
         return 2
     made = parse({"name": "mnist", "data": {"source": {"kind": "idx", "path": str(arguments.data.absolute())}}})
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TRIMTAB_HOME"] = folder  # the user's own clusters are left alone
-        cluster = session.up("benchmark-preprocess", store=folder)
-        try:
-            session.connect(cluster)
-            rounds = measure(made, Path(folder), 3 if arguments.quick else 9, cluster.pid)
-        finally:
-            disconnect()
-            session.down("benchmark-preprocess")
+    with private("benchmark-preprocess") as (cluster, folder):
+        rounds = measure(made, folder, 3 if arguments.quick else 9, cluster.pid)
     write(arguments.out, rounds, quick=arguments.quick)
     return 0
-
-
-def disconnect() -> None:
-    """Ray ends a driver whose cluster goes away."""
-    import ray
-
-    ray.shutdown()
 
 
 def measure(made: Experiment, folder: Path, num_rounds: int, head: int | None) -> list[dict[str, float]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks import report
-from cluster import session
+from benchmarks.arena import has_mnist, private
 from cluster.config import Experiment
 from cluster.experiment import parse
 from cluster.progress import Progress
@@ -41,29 +40,16 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of MNIST's gz files")
     parser.add_argument("--out", type=Path, help="JSON file; by default stdout")
     arguments = parser.parse_args()
-    if not (arguments.data / "train-images-idx3-ubyte.gz").is_file():
-        print(f"--data {arguments.data}: no MNIST there; name the folder with its gz files", file=sys.stderr)
+    if not has_mnist(arguments.data):
         return 2
     num_rounds, epochs = (2, 2) if arguments.quick else (5, 5)
     made = experiment(arguments.data, epochs)
-    with tempfile.TemporaryDirectory() as folder:
-        session.connect(session.up("benchmark-ingest", store=folder))
-        try:
-            store = Store.open(folder)
-            preprocess.run(made, store, "mnist", lambda *_: None)
-            rounds = [measure(made, store, number) for number in range(num_rounds)]
-        finally:
-            disconnect()
-            session.down("benchmark-ingest")
+    with private("benchmark-ingest") as (_, folder):
+        store = Store.open(str(folder))
+        preprocess.run(made, store, "mnist", lambda *_: None)
+        rounds = [measure(made, store, number) for number in range(num_rounds)]
     write(arguments.out, rounds, quick=arguments.quick)
     return 0
-
-
-def disconnect() -> None:
-    """Ray ends a driver whose cluster goes away."""
-    import ray
-
-    ray.shutdown()
 
 
 def experiment(data: Path, epochs: int) -> Experiment:

@@ -75,6 +75,11 @@ class ClusterError(UserError):
     pass
 
 
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, fit for one of our sentences: its first line, at most 200 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 class RequestError(Exception):
     """A request to an endpoint that is refused; `status` is its HTTP status, the text its body."""
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import ClusterError, NotFoundError, StoreError
+from cluster.errors import ClusterError, NotFoundError, StoreError, first_line
 from cluster.store import Store
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _client(uri: str) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
         except MlflowException as error:
-            problem = f"the run registry does not answer ({str(error).splitlines()[0][:200]})"
+            problem = f"the run registry does not answer ({first_line(error)})"
             raise ClusterError("MLFLOW_TRACKING_URI", uri, problem, "check the server or unset it") from error
     return client
 

@@ -98,7 +98,7 @@ def _draft(name: str, chosen: ports.Ports, store: str | None) -> Session:
         grpc_port=chosen.grpc,
         token_path=str(folder / "ray-token"),
         api_token_path=str(folder / "api-token"),
-        store=store or os.environ.get("TRIMTAB_STORE") or str(home() / "store"),
+        store=store or state.default_store(),
         temp_dir=head.make_temp_dir(),
         started_at=time.time(),
         ready=False,
@@ -182,7 +182,7 @@ def _find_foreign(address: str, field: str) -> Session:
         grpc_port=_env_port("TRIMTAB_GRPC_PORT", 9000),
         token_path="",
         api_token_path=os.environ.get("TRIMTAB_TOKEN_FILE", ""),
-        store=os.environ.get("TRIMTAB_STORE") or str(home() / "store"),
+        store=state.default_store(),
     )
     try:
         is_ray = _is_ray(found, timeout_s=10.0)

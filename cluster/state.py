@@ -11,12 +11,12 @@ import fcntl
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from cluster.errors import ClusterError, UnauthorisedError
+from cluster.files import write_whole
 
 Words = Callable[[str], None]
 
@@ -70,6 +70,11 @@ def home() -> Path:
     return path
 
 
+def default_store() -> str:
+    """`TRIMTAB_STORE` or a folder in `home()`: where datasets and bundles lie unless something else is said."""
+    return os.environ.get("TRIMTAB_STORE") or str(home() / "store")
+
+
 def folder(name: str) -> Path:
     """A cluster's own folder. Raises ClusterError for a bad name or a home that cannot be written."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name):
@@ -113,10 +118,7 @@ def forget(name: str) -> None:
 
 def write_private(path: Path, text: str) -> None:
     """Whole or not at all, readable by its owner alone."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mkstemp's mode is 0600
-    with os.fdopen(handle, "w") as file:
-        file.write(text + "\n")
-    Path(aside).replace(path)
+    write_whole(path, f"{text}\n".encode(), mode=0o600)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import uuid
@@ -24,6 +23,7 @@ from typing import Any, Literal
 from pyarrow import fs
 
 from cluster.errors import NotFoundError, StoreError, TrimtabError
+from cluster.files import write_whole
 
 Kind = Literal["datasets", "runs", "bundles", "steps"]
 MANIFEST = "manifest.json"
@@ -166,20 +166,6 @@ class Store:
             return fs.LocalFileSystem(), str(self.local)
         system, path = fs.FileSystem.from_uri(self.uri)
         return system, path.rstrip("/")
-
-
-def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write beside `path`, flush to the disk, then rename over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _rename(source: Path, target: Path) -> None:

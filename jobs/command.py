@@ -7,7 +7,6 @@ whoever follows, and turns errors into exit codes. Knows nothing of what a step 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 import traceback
@@ -21,6 +20,7 @@ from cluster import progress, session
 from cluster.config import Experiment
 from cluster.errors import TrimtabError
 from cluster.registry import Registry
+from cluster.state import default_store
 from cluster.store import Store
 from jobs import keys
 from jobs.keys import Keys
@@ -51,7 +51,8 @@ def main(step: str, body: Step, argv: Sequence[str] | None = None) -> int:
         experiment = experiments.load(arguments.experiment, arguments.set)
         found = Keys(*arguments.keys) if arguments.keys else keys.of(experiment)
         session.connect()
-        figures = body(Context(experiment, Store.open(arguments.store), progress.Progress(step), found))
+        store = Store.open(arguments.store or default_store())
+        figures = body(Context(experiment, store, progress.Progress(step), found))
     except TrimtabError as error:
         progress.error(error)
         return error.exit_code
@@ -69,10 +70,7 @@ def _arguments(step: str, argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m jobs.{step}", description=f"The {step} step of an experiment.")
     parser.add_argument("experiment", help=f"experiment file, or - for the JSON in {experiments.ENVIRONMENT}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
-    parser.add_argument("--store", default=os.environ.get("TRIMTAB_STORE"), help="folder or URI (TRIMTAB_STORE)")
+    parser.add_argument("--store", help="folder or URI (TRIMTAB_STORE)")
     what = "keys of dataset, run and bundle, when they were planned elsewhere"
     parser.add_argument("--keys", nargs=3, metavar="KEY", help=what)
-    arguments = parser.parse_args(argv if argv is not None else sys.argv[1:])
-    if arguments.store is None:
-        arguments.store = str(session.home() / "store")
-    return arguments
+    return parser.parse_args(argv if argv is not None else sys.argv[1:])

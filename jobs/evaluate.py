@@ -17,6 +17,7 @@ from cluster.errors import DataError
 from cluster.store import Store
 from jobs import model_card, rungs
 from ladder.bundle import read_bundle, write_bundle
+from ladder.profile import batched
 from ladder.variants import OnnxPredictor
 from tasks.dataset import read_dataset
 from tasks.task import Encoding, load_task
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from jobs.command import Context
 
 BINS = 15
-BATCH_ROWS = 256
 
 
 def body(context: Context) -> dict[str, Any]:
@@ -77,11 +77,9 @@ def _write(
     network = task.network(dataset.encoding)
     network.load_state_dict(load(weights))
     graphs, ladder = rungs.build(task, dataset, network)
-    variants = tuple(rung.variant for rung in ladder.rungs)
+    variants, table = tuple(rung.variant for rung in ladder.rungs), ladder.to_json()
 
-    predictor = OnnxPredictor(graphs[variants[0]])
-    batches = np.array_split(rows, -(-len(rows) // BATCH_ROWS))
-    probabilities = np.concatenate([predictor(batch) for batch in batches])  # float32 [n, num_labels]
+    probabilities = batched(OnnxPredictor(graphs[variants[0]]), rows)
     metrics = measure(probabilities, truth, dataset.encoding.labels)
     files = {
         "weights": ("weights.safetensors", weights),
@@ -91,8 +89,8 @@ def _write(
     }
     if sample := _sample(rows, truth, probabilities, dataset.encoding):
         files["sample"], metrics["sample_label"] = sample
-    files["ladder"] = ("ladder.png", model_card.ladder_picture(ladder.to_json()))
-    card = model_card.text(experiment, dataset, trained, metrics, ladder.to_json())
+    files["ladder"] = ("ladder.png", model_card.ladder_picture(table))
+    card = model_card.text(experiment, dataset, trained, metrics, table)
     files["card"] = ("card.md", card.encode())
     write_bundle(
         store,
@@ -104,7 +102,7 @@ def _write(
         metrics=metrics,
         files=files,
         variants=variants,
-        ladder=ladder.to_json(),
+        ladder=table,
     )
 
 

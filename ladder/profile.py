@@ -132,7 +132,7 @@ def measure(
         start = time.perf_counter()
         predictors[variant] = OnnxPredictor(graph)
         loads[variant] = time.perf_counter() - start
-    answers = {variant: _answers(predictor, rows) for variant, predictor in predictors.items()}
+    answers = {variant: batched(predictor, rows) for variant, predictor in predictors.items()}
     guesses = {variant: answer.argmax(axis=1) for variant, answer in answers.items()}
     samples = _timed(predictors, reference, rows, max_batch)
     return [
@@ -176,7 +176,8 @@ def _network(each: Measured) -> str:
     return each.variant.rpartition("-")[0]
 
 
-def _answers(predictor: OnnxPredictor, rows: np.ndarray) -> np.ndarray:
+def batched(predictor: OnnxPredictor, rows: np.ndarray) -> np.ndarray:
+    """Probabilities float32 [n, num_labels] of encoded rows [n, *shape], some at a time; n is at least 1."""
     return np.concatenate([predictor(batch) for batch in np.array_split(rows, -(-len(rows) // BATCH_ROWS))])
 
 

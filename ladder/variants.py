@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cluster.errors import TrimtabError
+from cluster.errors import TrimtabError, first_line
 from tasks.task import Encoding
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def export_onnx(network: torch.nn.Module, encoding: Encoding, input_name: str = 
     try:
         data = _traced(model, torch.from_numpy(rows[:2]), input_name)
     except Exception as error:  # the exporter raises errors of many libraries
-        raise ExportError(f"the network cannot be exported to ONNX ({_first_line(error)})") from error
+        raise ExportError(f"the network cannot be exported to ONNX ({first_line(error)})") from error
     with torch.inference_mode():
         expected = model(torch.from_numpy(rows)).numpy()
     _check(OnnxPredictor(data), rows, expected)
@@ -75,7 +75,7 @@ def quantise(graph: bytes, rows: np.ndarray) -> bytes:
     try:
         name = OnnxPredictor(graph).input_name
     except Exception as error:  # onnxruntime's own classes have no common base
-        raise ExportError(f"the graph cannot be quantised ({_first_line(error)})") from error
+        raise ExportError(f"the graph cannot be quantised ({first_line(error)})") from error
     batches = iter(np.array_split(rows, -(-len(rows) // CALIBRATION_BATCH)))
 
     class Rows(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
@@ -100,7 +100,7 @@ def quantise(graph: bytes, rows: np.ndarray) -> bytes:
                 op_types_to_quantize=list(QUANTISED),
             )
         except Exception as error:  # errors of onnx, of its runtime and of numpy
-            raise ExportError(f"the graph cannot be quantised ({_first_line(error)})") from error
+            raise ExportError(f"the graph cannot be quantised ({first_line(error)})") from error
         return quantised.read_bytes()
 
 
@@ -164,7 +164,3 @@ class OnnxPredictor:
         """Rows [n, *shape] in the encoding's dtype -> probabilities float32 [n, num_labels]."""
         answer: np.ndarray = self._session.run([OUTPUT], {self.input_name: rows})[0]
         return answer
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

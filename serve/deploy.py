@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 APPLICATIONS = "/api/serve/applications/"
 IMPORT_PATH, DEPLOYMENT = "serve.app:build", "Replica"
 SERVING_CODE = (
+    "ladder.bundle",
     "ladder.choose",
     "ladder.latency",
+    "ladder.profile",
+    "ladder.variants",
     "serve.auth",
     "serve.batcher",
     "serve.bounds",

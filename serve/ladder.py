@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cluster.errors import ConfigError, NotFoundError, TrimtabError
+from cluster.errors import ConfigError, NotFoundError, TrimtabError, first_line
 from ladder.bundle import Bundle
 from ladder.choose import Envelope, Rung
 from ladder.latency import Latency
+from ladder.profile import sizes
 from ladder.variants import OnnxPredictor
 
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -100,10 +101,9 @@ def time_passes(forwards: Mapping[str, Forward], rows: np.ndarray) -> dict[str, 
 
     Rungs take turns, so that a moment in which the machine is busy does not count against one of them.
     """
-    sizes = sorted({min(2**power, len(rows)) for power in range(len(rows).bit_length() + 1)})
     samples: dict[str, list[tuple[int, float]]] = {variant: [] for variant in forwards}
     spent_s = dict.fromkeys(forwards, 0.0)
-    for size in sizes * ROUNDS:
+    for size in sizes(len(rows)) * ROUNDS:
         for variant, forward in forwards.items():
             if spent_s[variant] > PROFILE_S:
                 continue
@@ -122,7 +122,7 @@ def _opened(bundle: Bundle, variant: str, rows: np.ndarray) -> Forward:
         predictor = OnnxPredictor(data)
         outputs = [predictor(rows[:1]), predictor(rows)]
     except Exception as error:  # onnxruntime's own classes have no common base
-        raise TrimtabError(f"bundle {bundle.key}: {variant} cannot be run ({_first_line(error)})") from error
+        raise TrimtabError(f"bundle {bundle.key}: {variant} cannot be run ({first_line(error)})") from error
     for num_rows, output in zip((1, len(rows)), outputs, strict=True):
         if output.shape != (num_rows, len(bundle.encoding.labels)) or not np.isfinite(output).all():
             raise TrimtabError(f"bundle {bundle.key}: {variant} gave {output.shape} for {num_rows} rows of zeros")
@@ -134,7 +134,3 @@ def _accuracies(bundle: Bundle) -> dict[str, float]:
     table: list[dict[str, Any]] = (bundle.ladder or {}).get("rungs", [])
     known = {entry["variant"]: float(entry["accuracy"]) for entry in table}
     return {variant: known.get(variant, float(bundle.metrics.get("accuracy", 0.0))) for variant in bundle.variants}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

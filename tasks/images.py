@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from cluster.config import Experiment
-from cluster.errors import DataError
+from cluster.errors import DataError, first_line
 from tasks.task import Encoding, Rejected, Task, TensorSpec
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Images(Task):
                 image.draft(None, (2 * max(size),) * 2)
             image = _plain(ImageOps.exif_transpose(image), num_channels)
         except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, ValueError, zlib.error ...
-            raise Rejected("undecodable", _first_line(error)) from error
+            raise Rejected("undecodable", first_line(error)) from error
         if not resize:
             _check_size(image.size, size)  # again: EXIF behind a PNG's pixels is known only now
         if image.size != size:
@@ -189,7 +189,7 @@ class Images(Task):
                 # Not Image.open: that warns or raises at a bound of its own, we check ours.
                 image = decoder(io.BytesIO(value))
             except Exception as error:
-                raise Rejected("undecodable", _first_line(error)) from error
+                raise Rejected("undecodable", first_line(error)) from error
         num_pixels = image.width * image.height
         if num_pixels > self._max_pixels:
             raise Rejected("too_many_pixels", f"{image.width}x{image.height} is over {self._max_pixels} pixels")
@@ -215,7 +215,7 @@ def _from_json(body: bytes) -> bytes | np.ndarray:
     try:
         tree = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Rejected("not_an_image", f"the body is not JSON ({_first_line(error)})") from error
+        raise Rejected("not_an_image", f"the body is not JSON ({first_line(error)})") from error
     if isinstance(tree, dict) and isinstance(tree.get("image"), str):
         try:
             return base64.b64decode(tree["image"], validate=True)
@@ -246,7 +246,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     try:
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except Exception as error:
-        raise Rejected("undecodable", f"EXIF: {_first_line(error)}") from error
+        raise Rejected("undecodable", f"EXIF: {first_line(error)}") from error
     return (image.height, image.width) if turned else image.size
 
 
@@ -259,7 +259,3 @@ def _plain(image: Image.Image, num_channels: int) -> Image.Image:
         # On black: where nothing was drawn there is no light.
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return image.convert("L" if num_channels == 1 else "RGB")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

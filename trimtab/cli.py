@@ -155,15 +155,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say which steps `run` would do, and why."""
-    from trimtab import pipeline
-
-    workspace = _workspace(as_json, store=store)
-    workspace.screen.rows(
-        [
-            {"step": step.step, "would": "skip" if step.skip else "run", "why": step.why, "key": step.key}
-            for step in pipeline.plan(experiments.load(file, overrides or ()), workspace.store)
-        ]
-    )
+    _plan(experiments.load(file, overrides or ()), _workspace(as_json, store=store))
 
 
 @app.command()
@@ -349,7 +341,7 @@ def _say(error: TrimtabError) -> None:
 def _run(last: str, file: str, overrides: list[str] | None, workspace: Workspace, inline: bool, dry_run: bool) -> None:
     experiment = experiments.load(file, overrides or ())
     if dry_run:
-        plan(file, overrides, workspace.store_uri, workspace.screen.as_json)
+        _plan(experiment, workspace)
         return
     from trimtab import run as whole
 
@@ -358,6 +350,17 @@ def _run(last: str, file: str, overrides: list[str] | None, workspace: Workspace
     workspace.screen.record(outcome.table())
     if outcome.endpoint and not workspace.screen.as_json:
         workspace.screen.text(f"\ntry it:\n{outcome.curl()}")
+
+
+def _plan(experiment: Experiment, workspace: Workspace) -> None:
+    from trimtab import pipeline
+
+    workspace.screen.rows(
+        [
+            {"step": step.step, "would": "skip" if step.skip else "run", "why": step.why, "key": step.key}
+            for step in pipeline.plan(experiment, workspace.store)
+        ]
+    )
 
 
 def _workspace(

@@ -94,7 +94,7 @@ class Runner:
     def _running(self, step: Planned) -> str | None:
         """The job that is making this very result already, started before a Ctrl-C or by someone else."""
         for job in submit.jobs(self.cluster):
-            if job.metadata.get("key") == step.key and job.status in ("PENDING", "RUNNING"):
+            if job.metadata.get("key") == step.key and job.status not in submit.ENDED:
                 return job.submission_id
         return None
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import Experiment
 from cluster.progress import Event
 from cluster.session import Session
 from jobs.keys import Keys
 from ladder.bundle import read_bundle
-from tasks.dataset import read_dataset
+from tasks.dataset import SPLITS, read_dataset
 from trimtab import endpoint, pipeline
 from trimtab.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cluster.registry import ModelVersion
 
 
 @dataclass
@@ -62,9 +65,9 @@ def run(experiment: Experiment, workspace: Workspace, last: str, inline: bool) -
         outcome.seconds[step.step] = round(time.monotonic() - started, 1)
         workspace.screen.finished(step.step)
         say(step.step, f"done in {outcome.seconds[step.step]} s")
-    outcome.figures = _figures(workspace, steps)
-    if last == "deploy":
-        _deploy(outcome, workspace, steps[-1].key)
+    outcome.figures, version = _figures(workspace, steps)
+    if last == "deploy" and version is not None:
+        _deploy(outcome, workspace, version)
     return outcome
 
 
@@ -85,32 +88,31 @@ def _runner(experiment: Experiment, keys: Keys, workspace: Workspace, inline: bo
     )
 
 
-def _figures(workspace: Workspace, steps: list[pipeline.Planned]) -> dict[str, Any]:
-    """What the store says of the results, so that a skipped step is summed up like one that ran."""
+def _figures(workspace: Workspace, steps: list[pipeline.Planned]) -> tuple[dict[str, Any], ModelVersion | None]:
+    """What the store says of the results, so that a skipped step is summed up like one that ran; and the version."""
+    version = None
     keys = {step.step: step.key for step in steps}
     dataset = read_dataset(workspace.store, keys["preprocess"])
     figures: dict[str, Any] = {
         "rows in": dataset.rows_in,
         "rejected": {"total": dataset.rejected["total"], **dataset.rejected["reasons"]},
-        "rows": {split: dataset.num_rows(split) for split in ("train", "validation", "test")},  # type: ignore[arg-type]
+        "rows": {split: dataset.num_rows(split) for split in SPLITS},
         "shards": sum(len(entries) for entries in dataset.shards.values()),
     }
     if "train" in keys:
-        figures["validation accuracy"] = workspace.store.manifest("runs", keys["train"])["metrics"][
-            "validation_accuracy"
-        ]
+        trained = workspace.store.manifest("runs", keys["train"])
+        figures["validation accuracy"] = trained["metrics"]["validation_accuracy"]
     if "evaluate" in keys:
         bundle = read_bundle(workspace.store, keys["evaluate"])
         figures["test accuracy"] = bundle.metrics["accuracy"]
-        figures["model version"] = workspace.registry.register(bundle.name, bundle.key, None, {}).version
-    return figures
+        version = workspace.registry.register(bundle.name, bundle.key, None, {})
+        figures["model version"] = version.version
+    return figures, version
 
 
-def _deploy(outcome: Outcome, workspace: Workspace, bundle: str) -> None:
-    name = outcome.experiment.name
-    version = workspace.registry.version(name, str(outcome.figures["model version"]))
+def _deploy(outcome: Outcome, workspace: Workspace, version: ModelVersion) -> None:
     outcome.cluster = workspace.cluster_or_new()
     started = time.monotonic()
     outcome.endpoint = endpoint.deploy(outcome.experiment, version, workspace, outcome.cluster)
     outcome.seconds["deploy"] = round(time.monotonic() - started, 1)
-    outcome.sample = endpoint.sample(workspace.store, bundle)
+    outcome.sample = endpoint.sample(workspace.store, version.bundle)

@@ -5,7 +5,6 @@ Knows how a command line's `--cluster`, `--address` and `--store` become these; 
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cluster import session
 from cluster.session import Session
+from cluster.state import default_store
 from cluster.store import Store
 from trimtab.screen import Screen
 
@@ -30,7 +30,7 @@ class Workspace:
     @cached_property
     def store(self) -> Store:
         """Raises StoreError when the place cannot be written."""
-        return Store.open(self.store_uri or os.environ.get("TRIMTAB_STORE") or str(session.home() / "store"))
+        return Store.open(self.store_uri or default_store())
 
     @cached_property
     def registry(self) -> Registry:

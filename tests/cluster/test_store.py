@@ -3,14 +3,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import threading
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import NotFoundError, StoreError
-from cluster.store import DamagedError, Store, write_whole
+from cluster.store import DamagedError, Store
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -106,25 +105,6 @@ def test_a_nearly_full_disk_stops_a_write_before_it_begins(store: Store, monkeyp
             staging.write("large", bytes(64 * 1024**2))
 
     assert store.keys("datasets") == []
-
-
-def test_a_reader_never_sees_a_part_of_a_file_that_is_written_over(tmp_path: Path) -> None:
-    path, contents = tmp_path / "f", [bytes([i]) * 200_000 for i in range(2)]
-    write_whole(path, contents[0])
-    stop = threading.Event()
-
-    def write() -> None:
-        while not stop.is_set():
-            for content in contents:
-                write_whole(path, content)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    seen = {path.read_bytes() for _ in range(300)}
-    stop.set()
-    writer.join()
-
-    assert seen <= set(contents)
 
 
 def test_an_object_store_publishes_by_its_manifest(tmp_path: Path) -> None:
