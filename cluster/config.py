@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, model_validator
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MAX_THREADS, MAX_CONCURRENCY = 64, 64  # of one replica
 SIZE_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 
 
@@ -146,6 +147,8 @@ class Data(Section):
 class Model(Section):
     network: Literal["small", "large"] = "small"
     """`small` (16 and 32 channels, tens of thousands of weights) or `large` (three double blocks, for colour)."""
+    width: Annotated[float, Field(ge=0.25, le=4.0)] = 1.0
+    """Multiplies the channels of the network's layers; time grows with its square."""
     dropout: Share = 0.0
     label_smoothing: Share = 0.0
 
@@ -169,6 +172,8 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` takes bf16 autocast where the device multiplies bf16 natively."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    rows: Literal["train", "train_and_validation"] = "train"
+    """`train_and_validation` also learns from the validation rows, which then choose nothing: every epoch is done."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     """Rows per optimiser step, over all workers."""
     learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 0.01
@@ -184,6 +189,12 @@ class Train(Section):
     """A worker that waits longer than this for the others fails instead of hanging."""
 
     @model_validator(mode="after")
+    def _nothing_stops_early_on_rows_it_learns_from(self) -> Self:
+        if self.rows == "train_and_validation" and self.early_stopping is not None:
+            raise ValueError("rows train_and_validation leaves nothing to stop by; set early_stopping: null")
+        return self
+
+    @model_validator(mode="after")
     def _batch_covers_workers(self) -> Self:
         if self.batch_size < self.workers:
             raise ValueError(
@@ -192,11 +203,53 @@ class Train(Section):
         return self
 
 
+class Tune(Section):
+    space: Annotated[dict[str, dict[str, JsonValue]], Field(min_length=1)]
+    """Settings of `train` and `model` to search over, each `{log: [a, b]}`, `{uniform: [a, b]}`, `{int: [a, b]}` or
+    `{choice: [...]}`, with `when: {other: value}` only where another one has that value."""
+    algorithm: Literal["tpe", "random", "pbt"] = "tpe"
+    """Tree-structured Parzen estimator, random search, or population based training (settings change on the way)."""
+    early_stop: bool = True
+    """Stop trials that lag behind the others (ASHA); population based training does so by itself."""
+    metric: Literal["accuracy", "loss"] = "accuracy"
+    """What the best trial is best at, on the validation split, in its best epoch."""
+    latency: bool = False
+    """Also look for fast networks: milliseconds of the exported one; `serve.objective` picks among the best."""
+    trials: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Most trials; by default 16, without a bound where `minutes` is given."""
+    minutes: Annotated[float, Field(gt=0.0, le=100_000)] | None = None
+    """No trial goes on after so many minutes of searching."""
+    target: float | None = None
+    """Stop as soon as a trial's metric reaches this."""
+    parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Trials at a time; by default as many as the cluster's cores or GPUs have room for."""
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Workers of each trial: trials side by side use cores better than workers that wait for each other."""
+    refit: Literal["train", "train_and_validation"] = "train"
+    """Rows the best settings are trained on in the end; with the validation rows for the best trial's best epoch."""
+
+    @property
+    def num_trials(self) -> int | None:
+        """None where time alone is the bound."""
+        return self.trials if self.trials is not None or self.minutes is not None else 16
+
+    @model_validator(mode="after")
+    def _target_is_reachable(self) -> Self:
+        if self.target is not None and self.metric == "accuracy" and not 0.0 < self.target <= 1.0:
+            raise ValueError(f"target {self.target:g} is no accuracy; give a share above 0 and at most 1")
+        return self
+
+
 class Ladder(Section):
     max_accuracy_loss: Share = 0.01
     """A variant that loses more of the reference's accuracy on the validation split is left out; 0.01 is a point."""
     int8: bool = True
     """Also make 8-bit forms, calibrated on training rows: faster on CPUs with 8-bit instructions."""
+    views: bool = False
+    """Also rungs that average the network's answers over shifted and mirrored views: more accurate, much slower.
+
+    Only where `train.augment` is `shift_flip`, which says that such an image is still the same.
+    """
     student: bool = True
     """Also train the task's smaller networks on the answers of the trained one."""
     student_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
@@ -205,18 +258,20 @@ class Ladder(Section):
 
 class Objective(Section):
     accuracy_at_least: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    """A version whose test accuracy is lower is not deployed (exit code 3)."""
+    """A version whose test accuracy is lower is not deployed (exit code 3); no rung of a ladder below it answers."""
     latency_ms: Annotated[float, Field(gt=0.0)] | None = None
     """Milliseconds from a request's arrival to its answer; cheaper rungs answer, and requests are refused, to hold it.
 
     Without it only `serve.request_timeout` and the client's own deadline bound a request.
     """
+    percentile: Annotated[float, Field(ge=50.0, le=99.99)] = 99.0
+    """Share of the requests, in percent, that are to be answered in time."""
 
 
 class Replicas(Section):
     min: Annotated[int, Field(ge=1, le=1000)] = 1
     max: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Above `min`, Ray Serve scales between the two by the requests in flight."""
+    """Above `min`, the adaptation actor chooses between the two by the load."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -231,7 +286,11 @@ class Serve(Section):
     replicas: Replicas = Replicas()
     objective: Objective = Objective()
     cpus_per_replica: Annotated[float, Field(gt=0.0, le=64.0)] = 0.1
-    """CPUs Ray reserves for each replica; the forward pass uses one thread."""
+    """CPUs Ray reserves for each replica."""
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 1
+    """Threads of one forward pass; more of them pay off for large networks on idle cores."""
+    concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 1
+    """Forward passes of one replica at once; more than one pays off on idle cores."""
     rungs: Annotated[list[str], Field(min_length=1)] | None = None
     """Variants of the ladder that may answer, by name; all by default."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -248,6 +307,73 @@ class Serve(Section):
     """Images with more pixels are refused before they are decoded."""
 
 
+class Adapt(Section):
+    enabled: bool = True
+    """Watch all replicas and change, inside the bounds of `serve`, what they may choose from and how many they are."""
+    tick_ms: Annotated[int, Field(ge=50, le=5000)] = 200
+    """Between two looks at all replicas."""
+    cooldown: Duration = 1.0
+    """Least time between two changes of the same setting of the replicas."""
+    dwell: Duration = 5.0
+    """How long a setting that was tightened stays so; longer each time that loosening it proved too early."""
+    replica_cooldown: Duration = 10.0
+    """Least time between two changes of the number of replicas; a new one needs seconds to start."""
+    patience: Duration = 60.0
+    """How long fewer replicas must have been enough before one is taken away."""
+    actions_per_minute: Annotated[int, Field(ge=2, le=600)] = 30
+    """Changes of any kind; those that loosen may use half of them."""
+    journal: Size = 256 * 1024**2
+    """Most that the record of all decisions takes on the disk; the oldest go first."""
+
+    @model_validator(mode="after")
+    def _slower_in_this_order(self) -> Self:
+        if self.cooldown > self.dwell:
+            raise ValueError(f"cooldown {self.cooldown}s is above dwell {self.dwell}s; lower cooldown or raise dwell")
+        if self.patience < self.replica_cooldown:
+            raise ValueError(
+                f"patience {self.patience}s is below replica_cooldown {self.replica_cooldown}s; raise patience"
+            )
+        if self.journal < 1024**2:
+            raise ValueError(f"journal {self.journal}B holds no hour of decisions; give it 1MiB or more")
+        return self
+
+
+class Pod(Section):
+    cpus: Annotated[int, Field(ge=1, le=256)] = 2
+    memory: Size = 4 * 1024**3
+    gpus: Annotated[int, Field(ge=0, le=16)] = 0
+
+
+class Kubernetes(Section):
+    """Where and how large the experiment's pods are; read by `trimtab kubernetes` and `run --kubernetes` alone."""
+
+    image: Annotated[str, Field(pattern=r"^[^\s@]+(:\w[\w.-]{0,127}|@sha256:[0-9a-f]{64})$")] = "trimtab:0.1.0"
+    """Image of every pod, with a tag other than `latest` or a digest; `k8s/Dockerfile` makes it."""
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = "trimtab"
+    store: str = "/store"
+    """Datasets and models: a folder on the volume `claim`, which is mounted there, or a URI such as s3://bucket/trimtab."""
+    claim: str | None = "trimtab-store"
+    """PersistentVolumeClaim mounted at `store`; null where `store` is a URI."""
+    tokens_secret: str = "trimtab-endpoint-tokens"  # noqa: S105
+    """Secret whose key `tokens` is the endpoint's token file."""
+    ray_token_secret: str = "trimtab-ray-token"  # noqa: S105
+    """Secret whose key `auth_token` is Ray's own token."""
+    credentials_secret: str | None = None
+    """Secret whose keys become environment variables, for an object store or a tracking server."""
+    schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] = "0 3 * * *"
+    """When the training runs again, as cron's five fields in UTC; the CronJob is suspended until someone wants it."""
+    serve_pod: Pod = Pod()
+    train_pod: Pod = Pod.model_validate({"memory": "8GiB"})
+
+    @model_validator(mode="after")
+    def _nothing_is_left_to_chance(self) -> Self:
+        if self.image.endswith(":latest"):
+            raise ValueError(f"image {self.image} is another one tomorrow; name a version's tag or a digest")
+        if ("://" in self.store) == (self.claim is not None):
+            raise ValueError(f"store {self.store} with claim {self.claim}; a URI needs claim: null, a folder a claim")
+        return self
+
+
 class Experiment(Section):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
     """Name of the model and the endpoint: lower case letters, digits, hyphens."""
@@ -258,5 +384,18 @@ class Experiment(Section):
     data: Data
     model: Model = Model()
     train: Train = Train()
+    tune: Tune | None = None
+    """Search for better settings before training; without it `train` and `model` are used as they stand."""
     ladder: Ladder = Ladder()
     serve: Serve = Serve()
+    adapt: Adapt = Adapt()
+    kubernetes: Kubernetes = Kubernetes()
+
+    @model_validator(mode="after")
+    def _waits_less_than_promised(self) -> Self:
+        latency_ms, wait_ms = self.serve.objective.latency_ms, self.serve.max_wait * 1000
+        if latency_ms is not None and wait_ms >= latency_ms:
+            raise ValueError(
+                f"serve.max_wait {wait_ms:g} ms leaves nothing of latency_ms {latency_ms:g}; lower serve.max_wait"
+            )
+        return self

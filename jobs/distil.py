@@ -1,18 +1,20 @@
-"""Train a small network on the answers of a large one, which show more than labels do.
+"""Train small networks on the answers of a large one, which show more than labels do.
 
 Soft targets at a temperature beside the true labels (G. Hinton, O. Vinyals, J. Dean, *Distilling the Knowledge in
-a Neural Network*, 2015). In one process: a student is small, and the number of its steps is bounded. Knows
-networks and rows, not where they come from.
+a Neural Network*, 2015). In one process: students are small, and the number of their steps is bounded. All see the
+same batches, so that the large network, which is most of the work, answers each only once. Knows networks and rows,
+not where they come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from jobs.precision import uses_bf16
 from tasks.task import Task
 
 TEMPERATURE = 4.0
@@ -21,18 +23,26 @@ LEARNING_RATE = 0.01  # peak of the one-cycle schedule; students have few weight
 ANSWER_ROWS = 512  # per pass of the teacher
 LEAST_STEPS = 300  # also where the teacher had fewer: it takes that many to learn anything
 
+Steps = Callable[[int, int], None]  # how many are done, of how many
+
 
 def distil(
-    teacher: torch.nn.Module, student: torch.nn.Module, rows: np.ndarray, truth: np.ndarray, task: Task
-) -> torch.nn.Module:
-    """`student` trained on encoded rows [n, *shape] with labels int64 [n], for as many steps as `steps` says.
+    teacher: torch.nn.Module,
+    students: Mapping[str, torch.nn.Module],
+    rows: np.ndarray,
+    truth: np.ndarray,
+    task: Task,
+    on_step: Steps = lambda *_: None,
+) -> None:
+    """Train `students` on encoded rows [n, *shape] with labels int64 [n], for as many steps as `steps` says.
 
-    The same seed gives the same weights on the same machine.
+    They are left in evaluation mode. The same seed gives the same weights on the same machine, whoever else is
+    taught beside.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a step takes a millisecond: threads would wait for each other for most of it
     try:
-        return _distil(teacher, student, rows, truth, task)
+        _distil(teacher, students, rows, truth, task, on_step)
     finally:
         torch.set_num_threads(threads)
 
@@ -45,27 +55,49 @@ def steps(task: Task, num_rows: int) -> int:
 
 
 def _distil(
-    teacher: torch.nn.Module, student: torch.nn.Module, rows: np.ndarray, truth: np.ndarray, task: Task
-) -> torch.nn.Module:
+    teacher: torch.nn.Module,
+    students: Mapping[str, torch.nn.Module],
+    rows: np.ndarray,
+    truth: np.ndarray,
+    task: Task,
+    on_step: Steps,
+) -> None:
     experiment = task.experiment
     num_steps, size = steps(task, len(rows)), min(experiment.train.batch_size, len(rows))
     x, y = torch.from_numpy(rows), torch.from_numpy(truth)
+    bf16 = uses_bf16(experiment.train.precision, torch.device("cpu"))
     # Rows that change at random get their answers at each step; the others once.
-    answers = _answers(teacher, x) if experiment.train.augment == "none" else None
-    decay = experiment.train.weight_decay
-    optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps)
+    answers = _answers(teacher, x, bf16) if experiment.train.augment == "none" else None
+    lessons = [_Lesson(student, task, num_steps, bf16) for student in students.values()]
     generator = torch.Generator().manual_seed(experiment.seed)
-    student.train()
-    for chosen in _batches(len(rows), size, num_steps, generator):
+    for step, chosen in enumerate(_batches(len(rows), size, num_steps, generator), 1):
         batch = task.augment(x[chosen], generator)
-        answer = _answers(teacher, batch) if answers is None else answers[chosen]
-        loss = _loss(student(batch).float(), answer, y[chosen], task)
-        optimizer.zero_grad(set_to_none=True)
+        answer = _answers(teacher, batch, bf16) if answers is None else answers[chosen]
+        for lesson in lessons:
+            lesson.step(batch, answer, y[chosen])
+        on_step(step, num_steps)
+    for student in students.values():
+        student.eval()
+
+
+class _Lesson:
+    """One student with its optimiser."""
+
+    def __init__(self, student: torch.nn.Module, task: Task, num_steps: int, bf16: bool) -> None:
+        self._student, self._task, self._bf16 = student.train(), task, bf16
+        decay = task.experiment.train.weight_decay
+        self._optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=decay, fused=True)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, LEARNING_RATE, total_steps=num_steps)
+
+    def step(self, batch: torch.Tensor, answers: torch.Tensor, truth: torch.Tensor) -> None:
+        # Around one forward pass only: weights in bf16 are kept until its end, and must not outlive a step.
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+            logits = self._student(batch)
+        loss = _loss(logits.float(), answers, truth, self._task)
+        self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
-    return student.eval()
+        self._optimizer.step()
+        self._schedule.step()
 
 
 def _loss(logits: torch.Tensor, answers: torch.Tensor, truth: torch.Tensor, task: Task) -> torch.Tensor:
@@ -80,10 +112,11 @@ def _loss(logits: torch.Tensor, answers: torch.Tensor, truth: torch.Tensor, task
 
 
 @torch.no_grad()
-def _answers(teacher: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+def _answers(teacher: torch.nn.Module, rows: torch.Tensor, bf16: bool) -> torch.Tensor:
     """Logits float32 [n, num_labels]."""
     teacher.eval()
-    return torch.cat([teacher(part).float() for part in torch.split(rows, ANSWER_ROWS)])
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return torch.cat([teacher(part).float() for part in torch.split(rows, ANSWER_ROWS)])
 
 
 def _batches(num_rows: int, size: int, num_steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:

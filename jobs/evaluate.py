@@ -14,6 +14,7 @@ import numpy as np
 
 from cluster.config import Experiment
 from cluster.errors import DataError
+from cluster.experiment import parse
 from cluster.store import Store
 from jobs import model_card, rungs
 from ladder.bundle import read_bundle, write_bundle
@@ -23,6 +24,7 @@ from tasks.dataset import read_dataset
 from tasks.task import Encoding, load_task
 
 if TYPE_CHECKING:
+    from cluster.progress import Progress
     from cluster.registry import Registry
     from jobs.command import Context
 
@@ -32,13 +34,21 @@ BINS = 15
 def body(context: Context) -> dict[str, Any]:
     """The step as `jobs.command` runs it."""
     keys = context.keys.dataset, context.keys.run, context.keys.bundle
-    return run(context.experiment, context.store, *keys, context.registry)
+    return run(context.experiment, context.store, *keys, context.registry, context.progress)
 
 
 def run(
-    experiment: Experiment, store: Store, dataset_key: str, run_key: str, key: str, registry: Registry | None = None
+    experiment: Experiment,
+    store: Store,
+    dataset_key: str,
+    run_key: str,
+    key: str,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Publish `bundles/<key>` and register it as a model version; returns its figures.
+
+    `progress` hears of the steps of the students' training, which takes most of the time.
 
     Raises:
         DataError: no test rows.
@@ -46,14 +56,21 @@ def run(
         TrimtabError: the network cannot be exported.
     """
     trained = store.manifest("runs", run_key)
+    experiment = _as_trained(experiment, trained)
     if not store.has("bundles", key):
-        _write(experiment, store, dataset_key, run_key, key, trained)
+        _write(experiment, store, dataset_key, run_key, key, trained, progress)
     metrics = read_bundle(store, key).metrics
     figures = {"bundle": key, **scalars(metrics)}
     if registry is not None:
         version = registry.register(experiment.name, key, trained["mlflow_run"], scalars(metrics))
         figures |= {"model": version.name, "version": version.version}
     return figures
+
+
+def _as_trained(experiment: Experiment, trained: dict[str, Any]) -> Experiment:
+    """With the settings that the run had: a search may have chosen others than the file's."""
+    made = parse(trained["experiment"])
+    return experiment.model_copy(update={"model": made.model, "train": made.train})
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:
@@ -63,7 +80,13 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def _write(
-    experiment: Experiment, store: Store, dataset_key: str, run_key: str, key: str, trained: dict[str, Any]
+    experiment: Experiment,
+    store: Store,
+    dataset_key: str,
+    run_key: str,
+    key: str,
+    trained: dict[str, Any],
+    progress: Progress | None,
 ) -> None:
     from safetensors.torch import load
 
@@ -76,7 +99,7 @@ def _write(
     history = json.loads(store.read("runs", run_key, trained["files"]["history"]))
     network = task.network(dataset.encoding)
     network.load_state_dict(load(weights))
-    graphs, ladder = rungs.build(task, dataset, network)
+    graphs, ladder = rungs.build(task, dataset, network, progress)
     variants, table = tuple(rung.variant for rung in ladder.rungs), ladder.to_json()
 
     probabilities = batched(OnnxPredictor(graphs[variants[0]]), rows)

@@ -6,12 +6,12 @@ The only part of the evaluation step that chooses anything, so it sees training 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
+from cluster.progress import Progress
 from jobs.distil import distil
 from ladder import profile
 from ladder.profile import Ladder, LeftOut
@@ -19,16 +19,19 @@ from ladder.variants import ExportError, export_onnx, quantise
 from tasks.dataset import Dataset
 from tasks.task import Task
 
-REFERENCE = "onnx-fp32"
+REFERENCE = "onnx-fp32"  # the network itself
+OWN = "onnx-"  # how names of its forms begin
 CALIBRATION_ROWS = 512
 MOST_BYTES = 1024**3  # of training rows; larger data is learned from by its first shards
 
 
-def build(task: Task, dataset: Dataset, network: torch.nn.Module) -> tuple[dict[str, bytes], Ladder]:
+def build(
+    task: Task, dataset: Dataset, network: torch.nn.Module, progress: Progress | None = None
+) -> tuple[dict[str, bytes], Ladder]:
     """The files to keep, by variant, and the ladder of some or all of them.
 
-    The reference's file is kept also where the ladder does without it: on another machine its int8 form may be
-    the slower one.
+    The network's own file is kept also where the ladder does without it: on another machine its int8 form may be
+    the slower one. What others are measured against is its most accurate form.
 
     Raises:
         ExportError: the network itself cannot be exported; what else cannot be made is left out, with its reason.
@@ -38,11 +41,15 @@ def build(task: Task, dataset: Dataset, network: torch.nn.Module) -> tuple[dict[
     chosen = np.random.default_rng(experiment.seed).permutation(len(rows))[:CALIBRATION_ROWS]
     graphs = {REFERENCE: export_onnx(network, dataset.encoding, name)}
     failed: list[LeftOut] = []
-    for variant, student in _students(task, dataset, network, rows, truth):
+    reference = REFERENCE
+    for variant, other in _others(task, dataset, network, rows, truth, progress).items():
         try:
-            graphs[variant] = export_onnx(student, dataset.encoding, name)
+            graphs[variant] = export_onnx(other, dataset.encoding, name)
         except ExportError as error:
             failed.append(LeftOut(variant, str(error)))
+            continue
+        if variant.startswith(OWN):
+            reference = variant
     for variant in list(graphs) if experiment.ladder.int8 else ():
         int8 = variant.removesuffix("fp32") + "int8"
         try:
@@ -50,23 +57,36 @@ def build(task: Task, dataset: Dataset, network: torch.nn.Module) -> tuple[dict[
         except ExportError as error:
             failed.append(LeftOut(int8, str(error)))
     seen, labels = dataset.load("validation")
-    measured = profile.measure(graphs, REFERENCE, seen, labels, experiment.serve.max_batch)
-    ladder = profile.arrange(measured, REFERENCE, experiment.ladder.max_accuracy_loss, len(seen))
+    measured = profile.measure(graphs, reference, seen, labels, experiment.serve.max_batch)
+    ladder = profile.arrange(measured, reference, experiment.ladder.max_accuracy_loss, len(seen))
     ladder = dataclasses.replace(ladder, left_out=(*ladder.left_out, *failed))
     kept = {REFERENCE, *(rung.variant for rung in ladder.rungs)}
     return {variant: graph for variant, graph in graphs.items() if variant in kept}, ladder
 
 
-def _students(
-    task: Task, dataset: Dataset, network: torch.nn.Module, rows: np.ndarray, truth: np.ndarray
-) -> Iterator[tuple[str, torch.nn.Module]]:
-    """The task's students, trained, each with the name of its plain form."""
+def _others(
+    task: Task,
+    dataset: Dataset,
+    network: torch.nn.Module,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    progress: Progress | None,
+) -> dict[str, torch.nn.Module]:
+    """The task's larger forms, best last, and its students, trained; each with the name of its plain form."""
+    larger = {f"{OWN}{name}-fp32": form for name, form in task.larger(network, dataset.encoding).items()}
     if not task.experiment.ladder.student:
-        return
+        return larger
+
+    def say(step: int, num_steps: int) -> None:
+        if progress is not None:
+            progress.update(step, num_steps)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.experiment.seed)
-        for name, student in task.students(dataset.encoding).items():
-            yield f"{name}-fp32", distil(network, student, rows, truth, task)
+        students = task.students(dataset.encoding)
+        if students:
+            distil(network, students, rows, truth, task, say)
+    return larger | {f"{name}-fp32": student for name, student in students.items()}
 
 
 def _training_rows(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:

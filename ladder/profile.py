@@ -37,6 +37,7 @@ class Measured:
     latency: Latency
     num_bytes: int
     load_s: float
+    memory_bytes: int = 0  # that loading it took; 0 where it is not known
     is_finite: bool = True
 
     def to_json(self) -> dict[str, Any]:
@@ -48,6 +49,7 @@ class Measured:
             "seconds": {str(rows): seconds for rows, seconds in self.seconds.items()},
             "bytes": self.num_bytes,
             "load_s": self.load_s,
+            "memory_bytes": self.memory_bytes,
         }
 
 
@@ -86,7 +88,9 @@ def arrange(measured: Sequence[Measured], reference: str, max_loss: float, num_r
 
     1. Left out is what answers NaN, what loses more than `max_loss`, and what is dominated: another is at least
        as accurate and faster at every measured size.
-    2. The top is the reference, or a form of the same network (a name with the same first part) that dominates
+    2. Left out is also what two others that share its work would do better: at every size it is under the line
+       between a more accurate and a cheaper one, and under load neighbouring rungs share the work.
+    3. The top is the reference, or a form of the same network (a name with the same first part) that dominates
        it. A smaller network that seems better on the validation rows is mostly lucky: it neither stands above
        its teacher nor takes its place. For the same reason no accuracy counts as higher than the reference's.
 
@@ -112,6 +116,10 @@ def arrange(measured: Sequence[Measured], reference: str, max_loss: float, num_r
     kept.sort(
         key=lambda each: (each.variant != top.variant, -each.accuracy, each.variant != reference, -_largest_s(each))
     )
+    while found := next(filter(None, (_shared(kept, i) for i in range(1, len(kept) - 1))), None):
+        each, above, below = found
+        left_out[each.variant] = f"less accurate than {above.variant} and {below.variant} in its time together"
+        kept.remove(each)
     return Ladder(
         reference,
         num_rows,
@@ -127,11 +135,13 @@ def measure(
 
     Sizes are 1, 2, 4 ... `max_batch`. Variants take turns, so that a slow moment of the machine meets all.
     """
-    predictors, loads = {}, {}
+    predictors, loads, memory = {}, {}, {}
     for variant, graph in graphs.items():
-        start = time.perf_counter()
+        before, start = _resident_bytes(), time.perf_counter()
         predictors[variant] = OnnxPredictor(graph)
         loads[variant] = time.perf_counter() - start
+        # A small one may fit into what the process had already: it takes its file's size all the same.
+        memory[variant] = max(_resident_bytes() - before, len(graph))
     answers = {variant: batched(predictor, rows) for variant, predictor in predictors.items()}
     guesses = {variant: answer.argmax(axis=1) for variant, answer in answers.items()}
     samples = _timed(predictors, reference, rows, max_batch)
@@ -144,6 +154,7 @@ def measure(
             latency=Latency.fit([(size, s) for size, times in samples[variant].items() for s in times]),
             num_bytes=len(graph),
             load_s=loads[variant],
+            memory_bytes=memory[variant],
             is_finite=bool(np.isfinite(answers[variant]).all()),
         )
         for variant, graph in graphs.items()
@@ -168,12 +179,31 @@ def _dominates(one: Measured, other: Measured) -> bool:
     return one.accuracy >= other.accuracy and all(one.seconds[n] < other.seconds[n] for n in other.seconds)
 
 
+def _shared(kept: Sequence[Measured], i: int) -> tuple[Measured, Measured, Measured] | None:
+    """The rung at `i` with two that do its work better together, if there are such."""
+    each = kept[i]
+    for above in kept[:i]:
+        for below in kept[i + 1 :]:
+            if all(_is_under(each, above, below, size) for size in each.seconds):
+                return each, above, below
+    return None
+
+
+def _is_under(each: Measured, above: Measured, below: Measured, size: int) -> bool:
+    """Whether a mix of the two others that takes as long is right more often, by more than `_CLOSE`."""
+    most_s, least_s = above.seconds[size], below.seconds[size]
+    if most_s <= least_s:
+        return False
+    share = (each.seconds[size] - least_s) / (most_s - least_s)
+    return min(share, 1.0) * (above.accuracy - below.accuracy) > each.accuracy - below.accuracy + _CLOSE
+
+
 def _largest_s(each: Measured) -> float:
     return each.seconds[max(each.seconds)]
 
 
 def _network(each: Measured) -> str:
-    return each.variant.rpartition("-")[0]
+    return each.variant.partition("-")[0]
 
 
 def batched(predictor: OnnxPredictor, rows: np.ndarray) -> np.ndarray:
@@ -202,6 +232,12 @@ def _timed(
             for variant, predictor in predictors.items():
                 samples[variant][size].append(_pass_s(predictor, batch))
     return samples
+
+
+def _resident_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def _pass_s(predictor: OnnxPredictor, batch: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from cluster.errors import RequestError
 from serve.core import refusal
-from serve.queues import late
+from serve.queues import TooLate, late
 
 REQUEST_ID, TIMEOUT, DEADLINE = "x-request-id", "x-request-timeout-seconds", "x-deadline-ms"
 TIMEOUT_SHARE = 0.95  # of the client's timeout: what is left is for the way back, before Serve's own 408
@@ -68,12 +68,14 @@ def too_large(size: int, limit: int) -> RequestError:
     return refusal(413, "body", f"{size} bytes", f"is over serve.max_body ({limit} bytes)", "send less at once")
 
 
-def refused(error: Exception, identifier: str, what: str, arrived: float) -> RequestError:
+def refused(error: Exception, identifier: str, what: str, arrived: float, headers: Headers) -> RequestError:
     """What the client hears of `error`; one of ours is logged with its traceback, and its text stays here."""
+    if isinstance(error, TimeoutError):
+        error = late(time.monotonic() - arrived)
+    if isinstance(error, TooLate) and headers(DEADLINE) is not None:
+        return TooLate(error.why, DEADLINE)
     if isinstance(error, RequestError):
         return error
-    if isinstance(error, TimeoutError):
-        return late(time.monotonic() - arrived)
     _log.error("request %s failed: %s", identifier, what, exc_info=error)
     message = f"the endpoint failed on this request; its log has the reason under request id {identifier}"
     return RequestError(500, message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -36,7 +36,8 @@ class Ladder:
         if not rungs or any(rung.variant not in forwards for rung in rungs):
             raise ValueError(f"no forward pass for one of {[rung.variant for rung in rungs]}")
         self.rungs = tuple(rungs)
-        self.forwards = dict(forwards)
+        self.forwards = dict(forwards)  # replaced as a whole by `use`
+        self.threads = 1  # of a forward pass
         self.by_variant = {rung.variant: rung for rung in rungs}
         self.latencies = tuple(rung.latency for rung in rungs)
 
@@ -44,14 +45,19 @@ class Ladder:
     def variants(self) -> tuple[str, ...]:
         return tuple(self.by_variant)
 
-    def check(self, envelope: Envelope) -> None:
-        """Raises ConfigError when the envelope names a rung that is not here, or allows none."""
+    def use(self, forwards: Mapping[str, Forward], threads: int) -> None:
+        """From the next batch on, for all rungs."""
+        self.forwards, self.threads = dict(forwards), threads
+
+    def check(self, envelope: Envelope, floor: str = "serve.objective.accuracy_at_least") -> None:
+        """Raises ConfigError when the envelope names a rung that is not here, or allows none.
+
+        `floor` names the setting that `least_accuracy` comes from.
+        """
         if envelope.variants is not None:
             check_rungs(sorted(envelope.variants), self.variants)
         if not any(map(envelope.allows, self.rungs)):
-            have = ", ".join(f"{rung.variant} ({rung.accuracy:.4f})" for rung in self.rungs)
-            mend = f"lower it, or allow more of {have}"
-            raise ConfigError("least_accuracy", envelope.least_accuracy, "no allowed rung reaches it", mend)
+            _refuse_floor(envelope.least_accuracy, {rung.variant: rung.accuracy for rung in self.rungs}, floor)
 
     def within(self, envelope: E) -> E:
         """The envelope, but for a version that is going and has none of the rungs allowed now: then all it has.
@@ -63,16 +69,33 @@ class Ladder:
         return dataclasses.replace(envelope, variants=None, least_accuracy=0.0)
 
 
-def check_rungs(wanted: Sequence[str], have: Sequence[str]) -> None:
-    """Raises ConfigError when `serve.rungs` names what a version has not, or nothing."""
+def check_rungs(wanted: Sequence[str], have: Sequence[str], field: str = "serve.rungs") -> None:
+    """Raises ConfigError when `field` names what a version has not, or nothing."""
     mend = f"use one or more of {', '.join(have)}"
     if unknown := [name for name in wanted if name not in have]:
-        raise ConfigError("serve.rungs", unknown[0], "no rung of this version", mend)
+        raise ConfigError(field, unknown[0], "no rung of this version", mend)
     if not wanted:
-        raise ConfigError("serve.rungs", [], "allows no rung", mend)
+        raise ConfigError(field, [], "allows no rung", mend)
 
 
-def open_ladder(bundle: Bundle, max_batch: int) -> Ladder:
+def check_served(bundle: Bundle) -> None:
+    """Raises ConfigError when its serve section allows none of a bundle's rungs, or names one it has not."""
+    serve, have, accuracies = bundle.experiment.serve, executable(bundle), _accuracies(bundle)
+    if serve.rungs is not None:
+        check_rungs(serve.rungs, have)
+    floor = serve.objective.accuracy_at_least
+    allowed = have if serve.rungs is None else serve.rungs
+    if floor is not None and have and all(accuracies[variant] < floor for variant in allowed):
+        _refuse_floor(floor, {variant: accuracies[variant] for variant in have}, "serve.objective.accuracy_at_least")
+
+
+def _refuse_floor(least_accuracy: float, accuracies: Mapping[str, float], field: str) -> NoReturn:
+    have = ", ".join(f"{variant} ({accuracy:.4f})" for variant, accuracy in accuracies.items())
+    mend = f"lower it, or allow more of {have}"
+    raise ConfigError(field, least_accuracy, "no allowed rung reaches it on the validation split", mend)
+
+
+def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
     """Read and check all rungs of a bundle, run each once, and time them up to `max_batch` rows; takes seconds.
 
     Raises:
@@ -85,9 +108,18 @@ def open_ladder(bundle: Bundle, max_batch: int) -> Ladder:
         have = ", ".join(bundle.variants) or "none"
         raise NotFoundError(f"bundle {bundle.key} has no ONNX variant to serve (variants: {have})")
     rows = np.zeros((max_batch, *bundle.encoding.shape), bundle.encoding.dtype)
-    forwards: dict[str, Forward] = {variant: _opened(bundle, variant, rows) for variant in variants}
+    forwards = open_forwards(bundle, max_batch, threads)
     accuracies, samples = _accuracies(bundle), time_passes(forwards, rows)
-    return Ladder([Rung(variant, accuracies[variant], Latency.fit(samples[variant])) for variant in variants], forwards)
+    rungs = [Rung(variant, accuracies[variant], Latency.fit(samples[variant])) for variant in variants]
+    ladder = Ladder(rungs, forwards)
+    ladder.threads = threads
+    return ladder
+
+
+def open_forwards(bundle: Bundle, max_batch: int, threads: int) -> dict[str, Forward]:
+    """All rungs of a bundle anew, each run once. Raises as `open_ladder` does."""
+    rows = np.zeros((max_batch, *bundle.encoding.shape), bundle.encoding.dtype)
+    return {variant: _opened(bundle, variant, rows, threads) for variant in executable(bundle)}
 
 
 def executable(bundle: Bundle) -> tuple[str, ...]:
@@ -115,11 +147,11 @@ def time_passes(forwards: Mapping[str, Forward], rows: np.ndarray) -> dict[str, 
     return samples
 
 
-def _opened(bundle: Bundle, variant: str, rows: np.ndarray) -> Forward:
+def _opened(bundle: Bundle, variant: str, rows: np.ndarray, threads: int) -> Forward:
     """One rung, run at both ends, so that no request pays for the runtime's first allocations."""
     data = bundle.read(variant)
     try:
-        predictor = OnnxPredictor(data)
+        predictor = OnnxPredictor(data, threads)
         outputs = [predictor(rows[:1]), predictor(rows)]
     except Exception as error:  # onnxruntime's own classes have no common base
         raise TrimtabError(f"bundle {bundle.key}: {variant} cannot be run ({first_line(error)})") from error

@@ -165,7 +165,8 @@ def _schemas(spec: TensorSpec) -> dict[str, Any]:
         required=("name", "datatype", "shape"),  # `data` may follow as bytes
     )
     wanted = {**tensor["properties"], "name": {"const": spec.name}, "datatype": {"const": spec.datatype}}
-    parameters = {"version": whole, "variant": text, "request_id": text, "queue_ms": number, "compute_ms": number}
+    parameters = {"version": whole, "variant": text, "envelope_epoch": whole, "request_id": text}
+    parameters |= {"queue_ms": number, "compute_ms": number}
     about = {
         "parameters": _object(parameters),
         "model": text,

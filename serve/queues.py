@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
 from cluster.errors import RequestError
 from serve.ladder import Ladder
 
+_BOUNDS = "x-request-timeout-seconds, serve.objective.latency_ms or serve.request_timeout"
 RATE_S = 0.5  # over which the rate of arrivals is averaged
 
 
-@dataclass(frozen=True)
-class Batched:
+class Batched(NamedTuple):
     """One request's part of a batch: `outputs` has one row per row submitted."""
 
     outputs: np.ndarray
@@ -30,24 +31,31 @@ class Batched:
     compute_s: float  # of the whole batch
 
 
-class Waiting(asyncio.Future[Batched]):
-    """A request, and the answer its caller awaits: who cancels it takes it out of the queue."""
+class Waiting:
+    """A request, and the future of its answer: who cancels that is out of the queue."""
 
-    def __init__(self, ladder: Ladder, rows: np.ndarray, arrived: float, deadline: float) -> None:
-        super().__init__(loop=asyncio.get_running_loop())
-        self.ladder, self.rows, self.num_rows = ladder, rows, len(rows)
+    __slots__ = ("arrived", "deadline", "future", "ladder", "num_rows", "received", "rows")
+
+    def __init__(
+        self,
+        ladder: Ladder,
+        rows: np.ndarray,
+        arrived: float,
+        deadline: float,
+        received: float,
+        future: asyncio.Future[Batched],
+    ) -> None:
+        self.ladder, self.rows, self.num_rows, self.future = ladder, rows, len(rows), future
         self.arrived, self.deadline = arrived, deadline  # time.monotonic()
-        self.leave: Callable[[Waiting], None] | None = None  # set while it is in the queue
-
-    def cancel(self, msg: object = None) -> bool:
-        cancelled = super().cancel(msg)
-        if cancelled and self.leave is not None:
-            self.leave(self)
-        return cancelled
+        self.received = received  # its first byte, at the endpoint
 
 
 class Queues:
-    """One queue for each ladder that somebody waits for: two while versions change, else one."""
+    """One queue for each ladder that somebody waits for: two while versions change, else one.
+
+    Who cancels stays in it until `forget_cancelled`: a callback for each request to say so at once would cost all of
+    them more than looking does.
+    """
 
     def __init__(self) -> None:
         self._by_ladder: dict[Ladder, deque[Waiting]] = {}  # none is empty
@@ -65,15 +73,22 @@ class Queues:
     @property
     def most_urgent(self) -> Sequence[Waiting]:
         """The queue with the earliest deadline at its front. Raises ValueError when nobody waits."""
-        return min(self._by_ladder.values(), key=lambda queue: queue[0].deadline)
+        queues = self._by_ladder.values()
+        if len(queues) == 1:
+            return next(iter(queues))
+        return min(queues, key=lambda queue: queue[0].deadline)
 
     def enter(self, new: Waiting) -> None:
-        queue = self._by_ladder.setdefault(new.ladder, deque())
-        position = len(queue)
-        while position and queue[position - 1].deadline > new.deadline:  # hardly ever: most have the same time
-            position -= 1
-        queue.insert(position, new)
-        new.leave = self._remove
+        queue = self._by_ladder.get(new.ladder)
+        if queue is None:
+            self._by_ladder[new.ladder] = deque((new,))
+        elif queue[-1].deadline <= new.deadline:  # hardly ever not: most have the same time
+            queue.append(new)
+        else:
+            position = len(queue)
+            while position and queue[position - 1].deadline > new.deadline:
+                position -= 1
+            queue.insert(position, new)
         self.num_waiting += 1
         self.num_rows += new.num_rows
 
@@ -82,38 +97,58 @@ class Queues:
 
         Neither are in the queue any more; what lies between them stays.
         """
-        queue, places = self._by_ladder[ladder], set(refused)
-        last = refused[-1] if refused else -1
-        taken: list[Waiting] = []
+        queue = self._by_ladder[ladder]
         gone: list[Waiting] = []
-        passed: list[Waiting] = []
-        position = 0
-        while len(taken) < num_requests or position <= last:
-            waiting = queue.popleft()
-            if position in places:
-                gone.append(waiting)
-            else:
-                (taken if len(taken) < num_requests else passed).append(waiting)
-            position += 1
-        queue.extendleft(reversed(passed))
-        for waiting in (*taken, *gone):
-            self._left(waiting)
-        self._tidy(ladder)
+        if refused:
+            taken, gone = _parted(queue, num_requests, refused)
+        elif num_requests == len(queue):
+            taken = list(queue)
+            queue.clear()
+        else:
+            taken = [queue.popleft() for _ in range(num_requests)]
+        if not queue:
+            del self._by_ladder[ladder]
+        self._left(taken)
+        self._left(gone)
         return taken, gone
 
-    def _remove(self, waiting: Waiting) -> None:
-        self._by_ladder[waiting.ladder].remove(waiting)
-        self._left(waiting)
-        self._tidy(waiting.ladder)
+    def forget_cancelled(self, num_first: int | None = None) -> None:
+        """Let those go whose caller has; with `num_first` only where one is among so many at a queue's front."""
+        for ladder, queue in tuple(self._by_ladder.items()):
+            for waiting in islice(queue, num_first):
+                if waiting.future.done():
+                    self._forget_cancelled(ladder, queue)
+                    break
 
-    def _left(self, waiting: Waiting) -> None:
-        waiting.leave = None
-        self.num_waiting -= 1
-        self.num_rows -= waiting.num_rows
-
-    def _tidy(self, ladder: Ladder) -> None:
-        if not self._by_ladder[ladder]:
+    def _forget_cancelled(self, ladder: Ladder, queue: deque[Waiting]) -> None:
+        self._left([waiting for waiting in queue if waiting.future.done()])
+        stay = deque(waiting for waiting in queue if not waiting.future.done())
+        if stay:
+            self._by_ladder[ladder] = stay
+        else:
             del self._by_ladder[ladder]
+
+    def _left(self, those: Sequence[Waiting]) -> None:
+        self.num_waiting -= len(those)
+        for waiting in those:
+            self.num_rows -= waiting.num_rows
+
+
+def _parted(queue: deque[Waiting], num_requests: int, refused: Sequence[int]) -> tuple[list[Waiting], list[Waiting]]:
+    places, last = set(refused), refused[-1]
+    taken: list[Waiting] = []
+    gone: list[Waiting] = []
+    passed: list[Waiting] = []
+    position = 0
+    while len(taken) < num_requests or position <= last:
+        waiting = queue.popleft()
+        if position in places:
+            gone.append(waiting)
+        else:
+            (taken if len(taken) < num_requests else passed).append(waiting)
+        position += 1
+    queue.extendleft(reversed(passed))
+    return taken, gone
 
 
 class Arrivals:
@@ -129,19 +164,24 @@ class Arrivals:
         return self._rate * math.exp((self._at - now) / RATE_S)
 
 
-def late(after_s: float) -> RequestError:
+class TooLate(RequestError):
+    """504: there is no time for an answer, or there was none. `header` is the client's own word on it, if any."""
+
+    def __init__(self, why: str, header: str | None = None) -> None:
+        self.why = why
+        bounds = f"{header}, {_BOUNDS}" if header else _BOUNDS
+        mend = f"try again, raise {bounds}, or add replicas"
+        super().__init__(504, f"no answer within the request's deadline {why}; {mend}")
+
+
+def late(after_s: float) -> TooLate:
     """What a request hears whose deadline has passed, or will have before any rung could answer."""
-    return _late(f"({after_s:.3g} s passed)")
+    return TooLate(f"({after_s:.3g} s passed)")
 
 
-def hopeless(least_s: float, left_s: float) -> RequestError:
+def hopeless(least_s: float, left_s: float) -> TooLate:
     """What a request hears that no rung could answer in time even at once."""
-    return _late(f"(it takes {least_s * 1000:.3g} ms, {left_s * 1000:.3g} ms are left)")
-
-
-def _late(why: str) -> RequestError:
-    mend = "try again, raise x-request-timeout-seconds or serve.request_timeout, or add replicas"
-    return RequestError(504, f"no answer within the request's deadline {why}; {mend}")
+    return TooLate(f"(it takes {least_s * 1000:.3g} ms, {left_s * 1000:.3g} ms are left)")
 
 
 def full(num_waiting: int) -> RequestError:
@@ -155,3 +195,9 @@ def overloaded(wait_s: float, left_s: float) -> RequestError:
     work = f"with the work that is waiting it takes {wait_s * 1000:.3g} ms"
     message = f"{work}, and the request's deadline is in {left_s * 1000:.3g} ms; try again in {again_s} s"
     return RequestError(429, message, {"retry-after": str(again_s)})
+
+
+def unadmitted(share: float) -> RequestError:
+    """What a request hears that is not among those let in just now."""
+    message = f"only {share:.0%} of the requests are let in just now, this one's id is not among them; try again in 1 s"
+    return RequestError(429, message, {"retry-after": "1"})

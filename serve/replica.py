@@ -10,17 +10,23 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from typing import Any
 
 from cluster.config import Serve
-from cluster.errors import TrimtabError, UserError
+from cluster.errors import TrimtabError, UserError, first_line
 from cluster.store import Store
 from ladder.bundle import read_bundle
+from serve import presence
 from serve.auth import VARIABLE, Tokens
 from serve.core import Core, Model
+from serve.counters import LagMeter
+from serve.envelope import read
 from serve.rpc import Rpc
 from serve.web import Web
 
+ENVELOPE_S = 2.0  # a replica waits at most so long at its start for the actor's word
+HANGS_S = 20.0  # one forward pass, of at most max_batch rows
 _log = logging.getLogger(__name__)
 
 
@@ -37,14 +43,18 @@ class Replica(Rpc):
         self._holds: tuple[str, int] | None = None
         self._latest = Serve()
         self._change: asyncio.Task[None] | None = None  # the latest, kept so that it is not collected
+        self._threading: asyncio.Task[None] | None = None
+        self._loading = 0
+        self._polled_at = time.monotonic()
+        self._lag: LagMeter | None = None
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """The first version is waited for, a later one is loaded while the replica goes on answering.
 
         Serve takes a replica out of routing until this returns, and ends one in which it raises, so it
         returns at once and never raises when there is a version to go on with. Raises TrimtabError else.
-        Limits hold at once; such as allow no rung of the version that answers are refused, unless a version comes
-        with them that has some.
+        Limits hold at once, below the envelope; such as allow no rung of the version that answers are refused, unless
+        a version comes with them that has some.
         """
         serve = Serve.model_validate(user_config["serve"])
         wanted = (str(user_config["bundle"]), int(user_config["version"]))
@@ -52,10 +62,19 @@ class Replica(Rpc):
         with contextlib.suppress(UserError):  # said in `_swap`, when the version that was meant is there
             self._core.configure(serve)
         if not self._core.is_ready:
-            self._core.use(await asyncio.to_thread(self._load, *wanted, serve))
-            self._holds = wanted
+            await self._begin(wanted, serve)
         else:
             self._change = asyncio.get_running_loop().create_task(self._swap(wanted, serve, self._change))
+
+    async def _begin(self, wanted: tuple[str, int], serve: Serve) -> None:
+        self._lag = LagMeter(self._core.counters.loop_lag)
+        self._lag.start()
+        present = await presence.present_envelope(ENVELOPE_S)
+        self._core.use(await self._loaded(wanted, serve, (present or {}).get("threads")))
+        self._holds = wanted
+        presence.settle()
+        if present is not None and (refused := (await self.apply(present))["refused"]):
+            _log.warning("the present envelope is refused, what the experiment says holds: %s", refused)
 
     async def _swap(self, wanted: tuple[str, int], serve: Serve, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -63,21 +82,79 @@ class Replica(Rpc):
         self._core.refused = None
         try:
             if wanted != self._holds:
-                self._core.use(await asyncio.to_thread(self._load, *wanted, serve))
+                self._core.use(await self._loaded(wanted, serve))
                 self._holds = wanted
             self._core.configure(self._latest)
+            self._match_threads()
         except Exception as error:
             _log.exception("version %d with its limits is refused, what was before goes on", wanted[1])
             reason = str(error) if isinstance(error, TrimtabError) else "the replica's log says why"
             self._core.refused = {"version": wanted[1], "reason": reason}
 
-    def _load(self, bundle: str, version: int, serve: Serve) -> Model:
-        return self._core.load(read_bundle(self._store, bundle), version, serve)
+    async def _loaded(self, wanted: tuple[str, int], serve: Serve, threads: int | None = None) -> Model:
+        self._loading += 1
+        try:
+            bundle = await asyncio.to_thread(read_bundle, self._store, wanted[0])
+            threads = threads or self._core.envelope.threads
+            return await asyncio.to_thread(self._core.load, bundle, wanted[1], serve, threads)
+        finally:
+            self._loading -= 1
 
-    def check_health(self) -> None:
-        """Called by Serve on the same loop that answers requests: to be called at all is most of the check."""
+    # What the adaptation actor calls, by broadcast
+
+    async def apply(self, envelope: dict[str, Any]) -> dict[str, Any]:
+        """Hold this envelope (`serve.envelope.LiveEnvelope`) from now on; never raises.
+
+        Says the epoch that holds now, and why if that is not the one given. New threads are begun beside those that
+        answer, which takes longer: then `pending` is true, and statistics are of the old ones for a while.
+        """
+        refused = None
+        try:
+            self._core.apply(read(envelope))
+            self._match_threads()
+        except TrimtabError as error:
+            refused = str(error)
+        except Exception as error:  # an envelope is never worth a replica
+            _log.exception("an envelope could not be applied")
+            refused = f"it could not be applied ({first_line(error)})"
+        pending = not self._core.has_threads
+        return {"replica": presence.replica_id(), "epoch": self._core.envelope.epoch, "refused": refused,
+                "pending": pending}  # fmt: skip
+
+    async def stats(self) -> dict[str, Any]:
+        """All that is counted here, cumulative since the start; never raises."""
+        now = time.monotonic()
+        actor_age_s, self._polled_at = now - self._polled_at, now
+        return {
+            "replica": presence.replica_id(),
+            "pid": os.getpid(),
+            "at": now,
+            "loading": self._loading > 0,
+            "actor_age_s": actor_age_s,
+            **self._core.statistics(),
+        }
+
+    def _match_threads(self) -> None:
+        if self._threading is None or self._threading.done():
+            self._threading = asyncio.get_running_loop().create_task(self._rethread())
+
+    async def _rethread(self) -> None:
+        try:
+            await self._core.thread()
+        except Exception:  # those that answer go on
+            _log.exception("forward passes could not be begun with %d threads", self._core.threads)
+
+    async def check_health(self) -> None:
+        """Called by Serve on the loop that answers requests, and not on a thread as a plain function would be.
+
+        So to be called at all is most of the check.
+
+        Raises TrimtabError without a version, and when a forward pass hangs: only a new process mends that.
+        """
         if not self._core.is_ready:
             raise TrimtabError("no model version is loaded")
+        if (forward_s := self._core.forward_s) > HANGS_S:
+            raise TrimtabError(f"a forward pass has not come back for {forward_s:.0f} s")
 
     def __serve_build_asgi_app__(self) -> Web:
         kind = "haproxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "proxy"

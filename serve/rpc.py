@@ -46,6 +46,9 @@ class Call:
         self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         self.arrived = time.monotonic()
         self.deadline = 0.0  # time.monotonic()
+        # Serve hides gRPC's own deadline, so there a client repeats it as metadata; other servers tell.
+        time_remaining = getattr(context, "time_remaining", None)
+        self.left_s: float | None = time_remaining() if time_remaining is not None else None
         self.id = bounds.request_id(self.header)
 
     def header(self, name: str) -> str | None:
@@ -123,7 +126,7 @@ class Rpc:
             model = self._model(request.model_name, request.model_version)
             spec = model.task.input_spec(model.bundle.encoding)
             rows, outputs = messages.read(request, spec, self._core.max_rows)
-            answer = await self._core.predict(model, rows, call.deadline)
+            answer = await self._core.predict(model, rows, call.deadline, call.id, call.arrived)
             return messages.respond(request, outputs, answer, call.id)
 
         return await self._answer(grpc_context, "ModelInfer", infer, pb.ModelInferResponse)
@@ -144,13 +147,15 @@ class Rpc:
             token = call.header("authorization")
             self._tokens.check(None if token is None else token.encode())
             bound_s = bounds.time_s(call.header, self._core.serve.request_timeout)
+            if call.left_s is not None:
+                bound_s = min(bound_s, call.left_s * bounds.TIMEOUT_SHARE)
             call.deadline = self._core.deadline(call.arrived, bound_s)
             async with asyncio.timeout(bound_s):
                 answer = await work(call)
             _trail(context, {bounds.REQUEST_ID: call.id})
             return answer
         except Exception as error:
-            refused = bounds.refused(error, call.id, method, call.arrived)
+            refused = bounds.refused(error, call.id, method, call.arrived, call.header)
             _refuse(context, refused, call.id)
             return empty()
 

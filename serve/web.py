@@ -93,7 +93,8 @@ class Web:
             async with asyncio.timeout(bound_s):
                 return await self._route(request)
         except Exception as error:
-            refused = bounds.refused(error, request.id, f"{request.method} {request.path}", request.arrived)
+            what = f"{request.method} {request.path}"
+            refused = bounds.refused(error, request.id, what, request.arrived, request.header)
             body = {"error": refused.message, "request_id": request.id}
             return Reply(body, refused.status, dict(refused.headers))
 
@@ -151,7 +152,7 @@ class Web:
         _media_type(request, ("application/json", "application/octet-stream", ""))
         spec, header_length = model.task.input_spec(model.bundle.encoding), request.header(bodies.HEADER_LENGTH)
         asked = bodies.read(await self._body(request), header_length, spec, self._core.max_rows)
-        answer = await self._core.predict(model, asked.rows, request.deadline)
+        answer = await self._core.predict(model, asked.rows, request.deadline, request.id, request.arrived)
         body, json_length = bodies.respond(asked, answer, request.id)
         if json_length is None:
             return Reply(body, headers={"content-type": "application/json"})
@@ -166,7 +167,7 @@ class Web:
         single = rows is None
         if rows is None:
             rows = await _decoded(model, body, request.media_type)
-        answer = await self._core.predict(model, rows, request.deadline)
+        answer = await self._core.predict(model, rows, request.deadline, request.id, request.arrived)
         return Reply(_said(answer, single, request))
 
     def _instances(self, body: bytes, model: Model) -> np.ndarray | None:
@@ -275,7 +276,7 @@ async def _send(send: Send, request: Request, reply: Reply) -> None:
     elif isinstance(reply.body, str):
         body, headers["content-type"] = reply.body.encode(), "text/html; charset=utf-8"
     else:
-        body = json.dumps(reply.body).encode()
+        body = bodies.to_json(reply.body) if reply.status == 200 else json.dumps(reply.body).encode()
     headers["content-length"] = str(len(body))
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": raw})

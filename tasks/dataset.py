@@ -7,7 +7,7 @@ index into the labels) and `key` (hex of the row's hash). Knows no Ray and nothi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,11 @@ class Dataset:
 
     def num_rows(self, split: SplitName) -> int:
         return sum(entry["rows"] for entry in self.shards[split])
+
+    def learning_from_validation(self) -> Dataset:
+        """The same dataset with its validation rows among the training rows as well."""
+        both = [*self.shards["train"], *self.shards["validation"]]
+        return replace(self, shards={**self.shards, "train": both})
 
     def tables(self, split: SplitName) -> Iterator[pa.Table]:
         """Each shard in turn, checked. Raises NotFoundError, DamagedError."""

@@ -99,15 +99,28 @@ class Images(Task):
 
         return cnn.build(self.experiment.model, encoding)
 
+    def larger(self, network: torch.nn.Module, encoding: Encoding) -> dict[str, torch.nn.Module]:
+        """Answers averaged over an image and its mirror image, and over these two at three places."""
+        from tasks import cnn
+
+        if not self.experiment.ladder.views or self.experiment.train.augment != "shift_flip":
+            return {}
+        height, width, _ = encoding.shape
+        return {
+            "mirrored": cnn.Views(network, height, width, shifts=(0,)),
+            "views": cnn.Views(network, height, width, shifts=(-1, 0, 1)),
+        }
+
     def students(self, encoding: Encoding) -> dict[str, torch.nn.Module]:
-        """One convolution; below the large network also the small one."""
+        """One convolution; below the large network also the small one, and between the two a narrow large one."""
         from tasks import cnn
 
         model = self.experiment.model
         tiny = cnn.build_tiny(encoding)
         if model.network == "small":
             return {"student": tiny}
-        return {"student": cnn.build(model.model_copy(update={"network": "small"}), encoding), "tiny-student": tiny}
+        small = cnn.build(model.model_copy(update={"network": "small", "width": 1.0}), encoding)
+        return {"narrow-student": cnn.build_narrow(model, encoding), "student": small, "tiny-student": tiny}
 
     def augment(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """uint8 [n, height, width, channels], shifted and mirrored as `train.augment` says."""

@@ -95,6 +95,14 @@ class Task(abc.ABC):
         Normalising is part of the network, so serving cannot forget it.
         """
 
+    def larger(self, network: torch.nn.Module, encoding: Encoding) -> dict[str, torch.nn.Module]:  # noqa: ARG002
+        """Slower and more accurate forms of the trained network by name, best last; by default none.
+
+        For rungs above it, without further training: it is asked several times. A name becomes part of a
+        variant's: `views` gives `onnx-views-fp32` and `onnx-views-int8`.
+        """
+        return {}
+
     def students(self, encoding: Encoding) -> dict[str, torch.nn.Module]:  # noqa: ARG002
         """Smaller networks of the same form by name, for cheaper rungs of the ladder; by default none.
 

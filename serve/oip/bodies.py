@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
+import pydantic_core
 
 from serve.core import Answer, Model, refusal
 from serve.oip import tensors
@@ -19,6 +20,7 @@ from tasks.task import TensorSpec
 
 HEADER_LENGTH = "inference-header-content-length"
 MAX_DEPTH = 32  # of a request's JSON
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,8 @@ def parse_json(body: bytes) -> dict[str, Any]:
     if not body:
         raise refusal(400, "body", "", "is empty", "send a JSON object")
     try:
-        tree = json.loads(body, parse_constant=_not_json)
-        # Most bodies have fewer brackets than that, nested or not.
-        is_deep = body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deep(tree)
+        tree = _parsed(body)
+        is_deep = _may_be_deep(body) and _is_deep(tree)
     except RecursionError:
         is_deep = True
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits
@@ -45,6 +46,11 @@ def parse_json(body: bytes) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise refusal(400, "body", tree, "is not a JSON object", 'send {"inputs": [...]} or {"instances": [...]}')
     return tree
+
+
+def to_json(tree: dict[str, Any]) -> bytes:
+    """An answer in UTF-8. Raises ValueError for a text that has no UTF-8."""
+    return pydantic_core.to_json(tree)
 
 
 def read(body: bytes, header_length: str | None, spec: TensorSpec, max_rows: int) -> InferRequest:
@@ -77,7 +83,7 @@ def respond(request: InferRequest, answer: Answer, request_id: str) -> tuple[byt
         "parameters": answer.parameters(request_id),
         "outputs": outputs,
     }
-    head = json.dumps(tree).encode()
+    head = to_json(tree)
     return b"".join([head, *tail]), len(head) if tail else None
 
 
@@ -181,6 +187,26 @@ def _length(header: str, num_bytes: int) -> int:
 
 def _not_json(word: str) -> NoReturn:
     raise refusal(400, "body", word, "is not a number JSON knows", "send finite numbers only")
+
+
+def _parsed(body: bytes) -> Any:
+    """Several times as fast as the standard library, which is asked about what this parser refuses."""
+    try:
+        return pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError:
+        return json.loads(body, parse_constant=_not_json)
+
+
+def _may_be_deep(body: bytes) -> bool:
+    """False where the text shows that brackets are not nested too deeply, without a look at the tree."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
+    left = body.translate(None, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH // 2):
+        before, left = len(left), left.replace(b"[]", b"").replace(b"{}", b"")  # the innermost ones, two at most
+        if not left or len(left) == before:
+            break
+    return bool(left)
 
 
 def _is_deep(tree: object) -> bool:

@@ -50,7 +50,7 @@ def flattened(field: str, data: object, spec: TensorSpec) -> tuple[list[Any], tu
         side = len(values[0])
         if len(shape) == len(spec.shape):
             raise refusal(400, field, data, "is nested too deeply", f"send {_shape(spec)}, or a flat list")
-        if not all(type(value) is list and len(value) == side for value in values):
+        if set(map(type, values)) != {list} or set(map(len, values)) != {side}:
             raise _ragged(field, data)
         values = list(chain.from_iterable(values))
         shape.append(side)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ladder.choose import Choice, Envelope, Rung, choose, predicted_wait
+from ladder.choose import Choice, Envelope, Rung, _look, _look_at_each, choose, predicted_wait
 from ladder.latency import Latency, learn
 
 SPREAD = 0.02
@@ -35,6 +35,7 @@ def ladder(*rungs: tuple[float, float, float]) -> list[Rung]:
 
 FOUR = [(0.88, 1.0, 20.0), (0.85, 0.35, 7.0), (0.79, 0.11, 2.2), (0.70, 0.035, 0.7)]
 DEADLINE_S = 0.1
+WHOLE = Envelope(planned=1.0)  # all the time there is
 
 
 def requests(*deadlines_ms: float, rows: int = 1) -> list[Request]:
@@ -62,7 +63,7 @@ def requests(*deadlines_ms: float, rows: int = 1) -> list[Request]:
     ],
 )
 def test_the_rule_in_situations(queue: list[Request], variant: str | None, num_requests: int, refused: tuple[int, ...]):
-    choice = choose(queue, ladder(*FOUR), 0.0, Envelope())
+    choice = choose(queue, ladder(*FOUR), 0.0, WHOLE)
 
     assert (choice.variant, choice.num_requests, choice.refused) == (variant, num_requests, refused)
 
@@ -88,8 +89,25 @@ def test_arrivals_near_what_the_fastest_can_do_make_it_step_down_earlier():
     two = ladder((0.88, 1.0, 20.0), (0.80, 0.7, 14.0))
     queue = requests(*[100] * 4)
 
-    assert choose(queue, two, 0.0, Envelope()).variant == "v0"
-    assert choose(queue, two, 0.0, Envelope(), arrivals_per_s=60).variant == "v1"
+    assert choose(queue, two, 0.0, WHOLE).variant == "v0"
+    assert choose(queue, two, 0.0, WHOLE, arrivals_per_s=60).variant == "v1"
+
+
+@pytest.mark.parametrize(
+    ("queue", "variant", "num_requests"),
+    [
+        pytest.param(requests(30), "v0", 1, id="one alone has all its time"),
+        pytest.param(requests(100, 100), "v0", 2, id="two that half the time is enough for"),
+        pytest.param(requests(*[100] * 4), "v1", 3, id="four: half the time is not enough for the best"),
+        pytest.param(requests(*[1.2] * 2), "v3", 1, id="no rung is done in half the time: the fastest in all of it"),
+    ],
+)
+def test_those_who_wait_together_are_planned_into_half_of_their_time(
+    queue: list[Request], variant: str, num_requests: int
+):
+    choice = choose(queue, ladder(*FOUR), 0.0, Envelope())
+
+    assert (choice.variant, choice.num_requests, choice.refused) == (variant, num_requests, ())
 
 
 def test_a_rung_that_turned_out_slower_than_a_better_one_is_not_chosen():
@@ -109,7 +127,7 @@ def test_of_a_long_queue_only_the_front_is_read():
 
     queue = Counted(Request(1, DEADLINE_S + i / 100_000) for i in range(4096))
 
-    choice = choose(queue, ladder(*FOUR), 0.0, Envelope())
+    choice = choose(queue, ladder(*FOUR), 0.0, WHOLE)
 
     assert (choice.variant, choice.num_requests) == ("v3", 32)
     assert queue.read <= 64
@@ -159,6 +177,7 @@ def cases(draw: st.DrawFn) -> Case:
         max_batch=draw(st.integers(1, 16)),
         variants=None if names is None else frozenset(names),
         spreads=draw(st.sampled_from([0.0, 2.0])),
+        planned=draw(st.sampled_from([0.3, 0.5, 1.0])),
     )
     request = st.builds(Request, st.integers(1, 24), st.floats(-0.01, 1.0))
     queue = draw(st.lists(request, max_size=50))
@@ -336,3 +355,19 @@ def test_a_machine_that_becomes_twice_as_slow_and_recovers_is_followed():
     assert outcome.late + outcome.refused < 0.01
     assert outcome.effective_accuracy > 0.85  # the cheaper rungs alone would give that at most
     assert outcome.by_variant["v0"] > 0.3
+
+
+@property_test
+@given(st.data())
+def test_the_short_way_to_look_at_a_queue_sees_what_the_long_way_sees(data: st.DataObject) -> None:
+    max_batch = data.draw(st.integers(1, 8))
+    sizes = data.draw(st.lists(st.integers(1, 10), max_size=30))
+    waits = data.draw(st.lists(st.floats(0.001, 2.0), min_size=len(sizes), max_size=len(sizes)))
+    waiting = [Request(rows, wait) for rows, wait in zip(sizes, waits, strict=True)]
+    paces = [(0.02, 0.01), (0.001, 0.002)]
+
+    totals, lefts, least_s, refused = _look(waiting, paces, 0.0, max_batch)
+    long_totals, long_lefts, long_least_s, long_refused = _look_at_each(waiting, paces, 0.0, max_batch)
+
+    assert (totals, lefts, refused) == (long_totals, long_lefts, long_refused)
+    assert least_s <= long_least_s

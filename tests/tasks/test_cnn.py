@@ -45,6 +45,45 @@ def test_both_networks_take_images_of_any_size(network: str, shape: tuple[int, i
     assert sum(p.numel() for p in made.parameters()) < 1_500_000
 
 
+@pytest.mark.parametrize("network", ["small", "large"])
+def test_width_multiplies_the_channels(network: str):
+    sizes = [
+        sum(p.numel() for p in cnn.build(Model(network=network, width=width), encoding(32, 32, 3)).parameters())
+        for width in (0.25, 0.5, 1.0, 2.0)
+    ]
+
+    assert sizes == sorted(sizes)
+    assert sizes[3] > 3 * sizes[2]
+
+
+@SIZES
+def test_the_narrow_network_lies_between_the_small_and_the_large_one(shape: tuple[int, int, int]):
+    torch.manual_seed(0)
+    made = cnn.build_narrow(Model(network="large"), encoding(*shape))
+
+    logits = made.eval()(rows(2, *shape))
+
+    assert logits.shape == (2, 10)
+    assert torch.isfinite(logits).all()
+    assert sum(p.numel() for p in made.parameters()) < 200_000
+
+
+def test_views_answer_alike_for_an_image_and_its_mirror_image():
+    torch.manual_seed(0)
+    made = cnn.build(Model(), encoding(8, 8, 3)).eval()
+    images = rows(4, 8, 8, 3)
+
+    both = [torch.softmax(cnn.Views(made, 8, 8, shifts=(-1, 0, 1))(x), dim=1) for x in (images, images.flip(2))]
+    alone, mirrored = (torch.softmax(made(x), dim=1) for x in (images, images.flip(2)))
+    pair = torch.softmax(cnn.Views(made, 8, 8, shifts=(0,))(images), dim=1)
+
+    assert not torch.allclose(alone, mirrored, atol=1e-4)
+    assert torch.allclose(pair, (alone + mirrored) / 2, atol=1e-5)
+    assert both[0].shape == (4, 10)
+    assert torch.allclose(*both, atol=0.05)
+    assert torch.allclose(both[0].sum(dim=1), torch.ones(4))
+
+
 @SIZES
 def test_the_tiny_network_does_too_with_few_weights(shape: tuple[int, int, int]):
     torch.manual_seed(0)

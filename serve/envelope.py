@@ -1,0 +1,58 @@
+"""What a replica may choose from just now: what the adaptation actor, or a person, sets on top of the serve section.
+
+It goes to all replicas at once as a dictionary. Nothing is set by default: then the experiment's word holds. Pure;
+knows neither who sends it nor how it is obeyed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from cluster.config import MAX_CONCURRENCY, MAX_THREADS, Section
+from cluster.errors import ConfigError
+
+
+class LiveEnvelope(Section):
+    epoch: Annotated[int, Field(ge=0)] = 0
+    """Grows with every change; a replica ignores one that is not newer than its own."""
+    max_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_wait_s: Annotated[float, Field(ge=0.0, le=3600.0)] | None = None
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    variants: list[str] | None = None
+    """Allowed rungs, of those that the serve section allows."""
+    least_accuracy: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Rungs below are not chosen; never lowers the objective's own floor."""
+    caution: Annotated[float, Field(ge=0.0, le=100.0)] = 2.0
+    """Spreads of the latency model that a prediction adds."""
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
+    """Of one forward pass."""
+    concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] | None = None
+    """Forward passes at once."""
+    admit: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Share of the arrivals that is let in."""
+
+
+def read(tree: Mapping[str, Any]) -> LiveEnvelope:
+    """Raises ConfigError: an unknown field, or a value that it cannot have."""
+    try:
+        return LiveEnvelope.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, ("envelope", *first["loc"])))
+        mend = f"known are {', '.join(LiveEnvelope.model_fields)}" if first["type"] == "extra_forbidden" else "mend it"
+        raise ConfigError(field, first["input"], first["msg"].lower(), mend) from None
+
+
+def admits(share: float, request_id: str) -> bool:
+    """Whether a request is among the `share` that is let in: the same answer in every replica and at every try.
+
+    A hash of its own, so that the share let in is no other share (a canary's) in disguise.
+    """
+    if share >= 1.0:
+        return True
+    digest = hashlib.blake2b(request_id.encode(), digest_size=4, person=b"admit").digest()
+    return int.from_bytes(digest, "little") < share * 2**32
