@@ -28,7 +28,10 @@ from cluster.errors import (
 )
 from cluster.session import Session, rest
 from ladder.bundle import Bundle
-from serve.ladder import check_rungs, executable
+from ladder.choose import Rung
+from ladder.latency import Latency
+from serve.adapt.bounds import impossible
+from serve.ladder import check_served, executable
 from tasks.task import code_version
 
 if TYPE_CHECKING:
@@ -37,24 +40,45 @@ if TYPE_CHECKING:
 APPLICATIONS = "/api/serve/applications/"
 IMPORT_PATH, DEPLOYMENT = "serve.app:build", "Replica"
 SERVING_CODE = (
+    "cluster.metrics",
     "ladder.bundle",
     "ladder.choose",
     "ladder.latency",
     "ladder.profile",
     "ladder.variants",
+    "serve.adapt.actor",
+    "serve.adapt.actuator",
+    "serve.adapt.bounds",
+    "serve.adapt.capacity",
+    "serve.adapt.forecast",
+    "serve.adapt.guard",
+    "serve.adapt.journal",
+    "serve.adapt.loop",
+    "serve.adapt.mailbox",
+    "serve.adapt.policy",
+    "serve.adapt.proposals",
+    "serve.adapt.replay",
+    "serve.adapt.signals",
+    "serve.adapt.state",
+    "serve.adapt.step",
     "serve.auth",
     "serve.batcher",
     "serve.bounds",
     "serve.core",
+    "serve.counters",
+    "serve.envelope",
     "serve.ladder",
     "serve.oip.bodies",
     "serve.oip.messages",
     "serve.oip.tensors",
     "serve.openapi",
+    "serve.presence",
     "serve.queues",
     "serve.replica",
     "serve.rpc",
+    "serve.sketch",
     "serve.web",
+    "serve.workers",
 )
 GRPC_SERVICES = ("serve.oip.service.add_to_server", "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server")
 POLL_S = 0.1
@@ -88,18 +112,20 @@ def deploy(
     beside the old one and swap. An endpoint that worked goes on with what it had when this fails.
 
     Raises:
-        ConfigError: another experiment has the route, or `serve.rungs` names a rung that the version has not.
+        ConfigError: another experiment has the route, `serve.rungs` names a rung that the version has not, no
+            rung reaches `serve.objective.accuracy_at_least`, or none answers within `latency_ms` even alone.
         DeployError: the version could not be started, in one sentence.
         DeadlineError: it does not answer within `timeout_s`; it may still come up.
     """
     started = time.monotonic()
-    if bundle.experiment.serve.rungs is not None:
-        check_rungs(bundle.experiment.serve.rungs, executable(bundle))
-    wanted = application(bundle, version)
+    check_served(bundle)
+    _check_possible(bundle)
+    wanted = application(bundle, version, session.dashboard_url)
     with _alone(session):
         before = _configs(session)
         _check_route(wanted, before)
         previous = before.get(bundle.name)
+        _keep_replicas(wanted, previous, bundle.experiment)
         in_place = previous is not None and _restarting(previous) == _restarting(wanted)
         on_word(f"version {version} into the running endpoint" if in_place else f"starting version {version}")
         _put(session, {**before, bundle.name: wanted})
@@ -158,18 +184,22 @@ def predict(model_url: str, token: str, body: bytes, content_type: str, *, timeo
     raise known.get(response.status_code, TrimtabError)(f"{model_url}: {message}")
 
 
-def application(bundle: Bundle, version: int) -> dict[str, Any]:
-    """Serve's configuration of one endpoint, as its REST interface and a RayService take it."""
-    experiment, serve = bundle.experiment, bundle.experiment.serve
+def application(bundle: Bundle, version: int, dashboard: str = "") -> dict[str, Any]:
+    """Serve's configuration of one endpoint, as its REST interface and a RayService take it.
+
+    `dashboard` is where the adaptation actor finds that interface on a cluster that `trimtab up` did not start.
+    """
+    experiment, serve, adapt = bundle.experiment, bundle.experiment.serve, bundle.experiment.adapt
     replicas = serve.replicas
+    user_config = {"bundle": bundle.key, "version": version, "serve": serve.model_dump(mode="json")}
     deployment: dict[str, Any] = {
         "name": DEPLOYMENT,
-        "user_config": {"bundle": bundle.key, "version": version, "serve": serve.model_dump(mode="json")},
+        "user_config": user_config | {"adapt": adapt.model_dump(mode="json")},
         "ray_actor_options": {"num_cpus": serve.cpus_per_replica},
         # More than the replica's own queue holds, so that it is the replica that answers 429.
         "max_ongoing_requests": serve.max_queue + serve.max_batch + 1024,
     }
-    if replicas.min == replicas.max:
+    if adapt.enabled or replicas.min == replicas.max:
         deployment["num_replicas"] = replicas.min
     else:
         deployment["autoscaling_config"] = {
@@ -182,7 +212,14 @@ def application(bundle: Bundle, version: int) -> dict[str, Any]:
         "name": bundle.name,
         "route_prefix": _route(experiment),
         "import_path": IMPORT_PATH,
-        "args": {"name": bundle.name, "store": bundle.store.uri, "code": code},
+        "args": {
+            "name": bundle.name,
+            "store": bundle.store.uri,
+            "code": code,
+            "adapt": adapt.enabled,
+            "dashboard": dashboard,
+        },
+        "external_scaler_enabled": adapt.enabled,
         "deployments": [deployment],
     }
 
@@ -203,6 +240,26 @@ def _check_route(wanted: dict[str, Any], configs: dict[str, dict[str, Any]]) -> 
             problem = f"is taken by the endpoint {name} of this cluster"
             mend = f"set serve.route to another one, for example /{wanted['name']}, or undeploy {name}"
             raise ConfigError("serve.route", wanted["route_prefix"], problem, mend)
+
+
+def _check_possible(bundle: Bundle) -> None:
+    """By the times that were measured when the ladder was made; a bundle without them says nothing."""
+    variants = executable(bundle)
+    table = [entry for entry in (bundle.ladder or {}).get("rungs", ()) if entry["variant"] in variants]
+    if not table or not all("latency" in entry for entry in table):
+        return
+    rungs = [Rung(entry["variant"], entry["accuracy"], Latency.from_json(entry["latency"])) for entry in table]
+    if error := impossible(bundle.experiment, rungs):
+        raise error
+
+
+def _keep_replicas(wanted: dict[str, Any], previous: dict[str, Any] | None, experiment: Experiment) -> None:
+    """As many as run now, within the bounds of today: a new version is no reason to begin with the fewest."""
+    (deployment,) = wanted["deployments"]
+    has = (previous or {}).get("deployments", [{}])[0].get("num_replicas")
+    if "num_replicas" in deployment and isinstance(has, int):
+        bounds = experiment.serve.replicas
+        deployment["num_replicas"] = min(max(has, bounds.min), bounds.max)
 
 
 def _restarting(config: dict[str, Any]) -> tuple[Any, ...]:
@@ -227,7 +284,20 @@ def _configs(session: Session) -> dict[str, dict[str, Any]]:
     """
     found = {name: details for name, details in _details(session).items() if details.get("status") != "DELETING"}
     configs = {name: details.get("deployed_app_config") for name, details in found.items()}
-    return {name: config for name, config in configs.items() if config and config.get("import_path")}
+    put = {name: config for name, config in configs.items() if config and config.get("import_path")}
+    return {name: _as_scaled(config, found[name]) for name, config in put.items()}
+
+
+def _as_scaled(config: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
+    """With the number of replicas that the actor has ordered since: to put the first one again would undo that."""
+    if not config.get("external_scaler_enabled"):
+        return config
+    now = details.get("deployments") or {}
+    deployments = [
+        {**one, "num_replicas": now[one["name"]]["target_num_replicas"]} if one["name"] in now else one
+        for one in config["deployments"]
+    ]
+    return {**config, "deployments": deployments}
 
 
 def _put(session: Session, configs: dict[str, dict[str, Any]]) -> None:

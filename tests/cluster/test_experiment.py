@@ -17,7 +17,12 @@ DIGITS = {"name": "digits", "data": {"source": {"kind": "digits"}}}
     [
         pytest.param("train.epoch=3", "train.epoch", "did you mean `epochs`?", id="unknown key, near one named"),
         pytest.param("trian.epochs=3", "trian", "did you mean `train`?", id="unknown section"),
-        pytest.param("xyzzy=1", "xyzzy", "known keys here: data, ladder, model, name", id="unknown key, nothing near"),
+        pytest.param(
+            "xyzzy=1",
+            "xyzzy",
+            "known keys here: adapt, data, kubernetes, ladder, model",
+            id="unknown key, nothing near",
+        ),
         pytest.param("data.source.pth=a", "data.source.pth", "known keys here: kind", id="unknown key of a source"),
         pytest.param("train.epochs=many", "train.epochs", "should be a valid integer", id="wrong type"),
         pytest.param("train.epochs=2.5", "train.epochs", "should be a valid integer", id="fraction for a count"),

@@ -1,16 +1,20 @@
 """Jobs on a real cluster: ordered, followed to the last byte, stopped, re-joined."""
 
+import asyncio
 import contextlib
+import datetime
 import shlex
 import socket
+import ssl
 import threading
 import time
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 
-from cluster import progress, submit
-from cluster.errors import ClusterError, GateError, NotFoundError
+from cluster import progress, session, submit
+from cluster.errors import ClusterError, GateError, NotFoundError, UnauthorisedError
 
 
 def _python(code):
@@ -172,3 +176,82 @@ def test_a_lost_connection_is_taken_up_where_it_was_cut(cluster):
     assert outcome.status == "SUCCEEDED"
     assert lines == [f"line {i}" for i in range(1_000)]
     assert proxy.num_cuts > 0
+
+
+def test_a_job_on_a_cluster_elsewhere_through_tls_with_its_token(cluster, tmp_path, monkeypatch):
+    with _behind_tls(cluster.dashboard_url, tmp_path) as address:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        monkeypatch.setenv("RAY_AUTH_TOKEN", cluster.token)
+        elsewhere = session.find(address=address)
+
+        job = submit.submit(elsewhere, _python("print('begin'); print('from elsewhere')"), submission_id="elsewhere")
+        outcome, lines = _followed(elsewhere, job)
+
+        assert (elsewhere.pid, elsewhere.token_path) == (None, "")
+        assert (outcome.status, lines) == ("SUCCEEDED", ["from elsewhere"])
+
+        monkeypatch.delenv("RAY_AUTH_TOKEN")
+        with pytest.raises(UnauthorisedError, match="needs a token"):
+            session.find(address=address)
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with pytest.raises(ClusterError, match="certificate"):
+            session.find(address=address)
+
+
+@contextlib.contextmanager
+def _behind_tls(url, folder):
+    """What an ingress does: TLS in front of a dashboard, with a certificate of its own."""
+    certificate = _certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    target = urlsplit(url)
+
+    async def pump(reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader, writer):
+        back_reader, back_writer = await asyncio.open_connection(target.hostname, target.port)
+        await asyncio.gather(pump(reader, back_writer), pump(back_reader, writer))
+
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=context))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+        loop.call_soon_threadsafe(lambda: loop.call_later(0.2, loop.stop))
+        thread.join()
+        loop.close()
+
+
+def _certificate(folder):
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.OID_COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    path = folder / "certificate.pem"
+    path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
+    return path

@@ -17,6 +17,7 @@ from cluster.config import Experiment, Serve
 from cluster.store import Store
 from ladder.bundle import Bundle, write_bundle
 from ladder.variants import export_onnx
+from serve import batcher
 from serve.core import Core
 from serve.ladder import Ladder
 from tasks.task import Encoding
@@ -104,6 +105,12 @@ def make_bundle(onnx: bytes) -> Callable[..., Bundle]:
 @pytest.fixture(scope="session")
 def bundle(make_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_bundle(Store.open(str(tmp_path_factory.mktemp("shades"))))
+
+
+@pytest.fixture(autouse=True)
+def on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward passes of these tests wait for one another: never on the loop, whatever their ladder says."""
+    monkeypatch.setattr(batcher, "INLINE_S", 0.0)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 import time
@@ -495,3 +496,129 @@ def test_a_pass_that_fails_teaches_nothing() -> None:
 
     assert all(isinstance(answer, ValueError) for answer in asyncio.run(failing()))
     assert (latency.fixed_s, latency.per_row_s) == (5.0, 5.0)
+
+
+# Several forward passes at once
+
+
+def test_as_many_passes_run_at_once_as_there_are_workers(double: Doubler) -> None:
+    async def crowd() -> list[int]:
+        batcher, running = Batcher(Limits(max_batch=2)), []
+        double.gate.clear()
+        futures = [batcher.submit(only(double), rows(i), soon()) for i in range(9)]
+        for workers in (1, 3, 2):
+            batcher.configure(Limits(max_batch=2, workers=workers))
+            running.append(len(batcher._running))
+        double.gate.set()
+        answers = await asyncio.gather(*futures)
+        batcher.close()
+        assert [answer.outputs.item() for answer in answers] == [2 * i for i in range(9)]
+        return running
+
+    assert asyncio.run(crowd()) == [1, 3, 3]  # what runs is not stopped
+    assert sorted(double.sizes) == [1, 2, 2, 2, 2]
+
+
+def test_more_workers_let_more_requests_in_but_none_that_is_too_large_for_one(double: Doubler) -> None:
+    async def asked(workers: int) -> tuple[int, int]:
+        ladder = Ladder([Rung("only", 1.0, Latency(0.01, 0.001))], {"only": double})  # 42 ms a full batch
+        batcher, futures = Batcher(Limits(workers=workers)), []
+        double.gate.clear()
+        with pytest.raises(RequestError, match="it takes") as large:
+            ask(batcher, ladder, 1.0, *range(1600))
+        with contextlib.suppress(RequestError):
+            for i in range(100):
+                futures.append(ask(batcher, ladder, 1.0, *[i] * 32))
+        double.gate.set()
+        await settle(futures)
+        batcher.close()
+        return large.value.status, len(futures)
+
+    (one, few), (four, many) = (asyncio.run(asked(workers)) for workers in (1, 4))
+
+    assert (one, four) == (504, 504)
+    assert many > 2 * few
+
+
+def test_a_pass_that_gives_too_few_rows_is_an_error() -> None:
+    ladder = Ladder([Rung("short", 0.9, Latency(0.001, 0.001))], {"short": lambda rows: rows[1:]})
+
+    async def short() -> list[Outcome]:
+        batcher = Batcher()
+        answers = await settle([ask(batcher, ladder, FAR, 0)])
+        batcher.close()
+        return answers
+
+    (answer,) = asyncio.run(short())
+
+    assert "gave 0 rows for 1" in str(answer)
+
+
+# Short passes
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.batcher.INLINE_S", 0.0003)
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_short_pass_runs_on_the_loop_with_all_that_came_at_once(double: Doubler) -> None:
+    threads: list[str] = []
+
+    def named(part: np.ndarray) -> np.ndarray:
+        threads.append(threading.current_thread().name)
+        return double(part)
+
+    ladder = Ladder([Rung("only", 1.0, Latency(1e-5, 1e-6))], {"only": named})
+
+    async def many() -> list[float]:
+        batcher = Batcher(Limits(max_batch=4))
+        answers = await asyncio.gather(*(batcher.submit(ladder, rows(i), soon()) for i in range(6)))
+        batcher.close()
+        return [float(answer.outputs[0, 0]) for answer in answers]
+
+    assert asyncio.run(many()) == [0, 2, 4, 6, 8, 10]
+    assert set(threads) == {threading.main_thread().name}
+    assert double.sizes == [4, 2]
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_short_pass_that_fails_fails_its_own_requests_only(double: Doubler) -> None:
+    ladder = Ladder([Rung("only", 1.0, Latency(1e-5, 1e-6))], {"only": double})
+
+    async def two() -> tuple[BaseException | Batched, Batched]:
+        batcher = Batcher(Limits(max_batch=1))
+        first, second = batcher.submit(ladder, rows(-1), soon()), batcher.submit(ladder, rows(2), soon())
+        (failed,) = await asyncio.gather(first, return_exceptions=True)
+        answered = await second
+        batcher.close()
+        return failed, answered
+
+    failed, answered = asyncio.run(two())
+
+    assert isinstance(failed, ValueError)
+    assert answered.outputs.tolist() == [[4]]
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_rung_that_turns_out_slower_goes_to_a_thread(double: Doubler) -> None:
+    threads: list[str] = []
+
+    def slow(part: np.ndarray) -> np.ndarray:
+        threads.append(threading.current_thread().name)
+        time.sleep(0.005)
+        return double(part)
+
+    ladder = Ladder([Rung("only", 1.0, Latency(1e-5, 1e-6))], {"only": slow})
+
+    async def one_by_one() -> None:
+        batcher = Batcher()
+        for i in range(30):
+            await batcher.submit(ladder, rows(i), soon())
+        batcher.close()
+
+    asyncio.run(one_by_one())
+
+    assert threads[0] == threading.main_thread().name
+    assert threads[-1].startswith("forward")

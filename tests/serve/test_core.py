@@ -18,6 +18,8 @@ from cluster.errors import ConfigError, NotFoundError, RequestError, TrimtabErro
 from cluster.store import DamagedError, Store
 from ladder.bundle import Bundle
 from serve.core import Core
+from serve.envelope import LiveEnvelope
+from serve.sketch import Sketch
 
 DARK, LIGHT = np.zeros((1, 4, 6, 1), np.uint8), np.full((1, 4, 6, 1), 255, np.uint8)
 
@@ -126,7 +128,8 @@ def test_a_version_without_an_allowed_rung_is_refused(bundle: Bundle) -> None:
     ("latency_ms", "bound_s", "due_s"),
     [
         pytest.param(None, 30.0, 30.0, id="no objective"),
-        pytest.param(100.0, 30.0, 0.1, id="the objective"),
+        pytest.param(100.0, 30.0, 0.095, id="the objective, with time for the way back"),
+        pytest.param(10.0, 30.0, 0.009, id="a short objective"),
         pytest.param(100.0, 0.05, 0.05, id="a client in a hurry"),
     ],
 )
@@ -175,3 +178,135 @@ assert "torch" not in sys.modules and "ray" not in sys.modules, "too much is imp
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+# Envelopes
+
+
+async def asked(core: Core, *, request_id: str = "") -> str:
+    return (await core.predict(core.model("shades"), DARK, soon(), request_id)).variant
+
+
+@pytest.fixture
+def two(make_bundle: Callable[..., Bundle], two_rungs: Rungs, store: Store) -> Core:
+    made = Core("shades", Serve())
+    made.use(made.load(make_bundle(store, rungs=two_rungs), 1, Serve()))
+    return made
+
+
+def test_an_envelope_holds_until_a_newer_one_and_through_new_limits(two: Core) -> None:
+    async def change() -> list[str]:
+        two.apply(LiveEnvelope(epoch=5, variants=["student-fp32"]))
+        answered = [await asked(two)]
+        two.configure(Serve(max_batch=8))
+        answered.append(await asked(two))
+        with pytest.raises(ConfigError, match=r"envelope\.epoch = 4: 5 holds already"):
+            two.apply(LiveEnvelope(epoch=4))
+        two.apply(LiveEnvelope(epoch=5, variants=["student-fp32"]))  # said twice
+        answered.append(await asked(two))
+        two.apply(LiveEnvelope(epoch=6))
+        return [*answered, await asked(two)]
+
+    assert asyncio.run(change()) == ["student-fp32"] * 3 + ["onnx-fp32"]
+
+
+@pytest.mark.parametrize(
+    ("serve", "envelope", "words"),
+    [
+        pytest.param({}, {"variants": ["tiny"]}, r"envelope\.variants = 'tiny': no rung", id="unknown rung"),
+        pytest.param({}, {"variants": []}, r"envelope\.variants = \[\]: allows no rung", id="none"),
+        pytest.param({}, {"least_accuracy": 0.99}, r"envelope\.least_accuracy = 0\.99: no allowed rung", id="floor"),
+        pytest.param(
+            {"objective": {"accuracy_at_least": 0.93}},
+            {"variants": ["student-fp32"]},
+            r"serve\.objective\.accuracy_at_least = 0\.93: no allowed rung",
+            id="the objective's floor",
+        ),
+    ],
+)
+def test_an_envelope_without_a_rung_is_refused_and_nothing_changes(
+    two: Core, serve: dict[str, object], envelope: dict[str, object], words: str
+) -> None:
+    two.configure(Serve.model_validate(serve))
+
+    with pytest.raises(ConfigError, match=words):
+        two.apply(LiveEnvelope(epoch=1, **envelope))  # type: ignore[arg-type]
+
+    assert two.envelope == LiveEnvelope()
+    assert asyncio.run(asked(two)) == "onnx-fp32"
+
+
+def test_a_rung_below_the_objectives_accuracy_never_answers(two: Core) -> None:
+    two.configure(Serve(objective=Objective(accuracy_at_least=0.93)))
+
+    async def hurried() -> RequestError:
+        with pytest.raises(RequestError) as refused:  # the cheaper rung would be in time
+            await two.predict(two.model("shades"), DARK, time.monotonic() + 1e-3)
+        return refused.value
+
+    assert asyncio.run(hurried()).status == 504
+    with pytest.raises(ConfigError, match=r"accuracy_at_least = 0\.99: no allowed rung reaches it on the validation"):
+        two.configure(Serve(objective=Objective(accuracy_at_least=0.99)))
+
+
+def test_a_version_that_has_none_of_the_envelopes_rungs_answers_with_its_own(
+    two: Core, make_bundle: Callable[..., Bundle], store: Store, onnx: bytes
+) -> None:
+    two.apply(LiveEnvelope(epoch=1, variants=["student-fp32"]))
+
+    two.use(two.load(make_bundle(store, rungs={"onnx-int8": (0.9, onnx)}), 2, Serve()))
+
+    assert asyncio.run(asked(two)) == "onnx-int8"
+
+
+def test_an_admitted_share_answers_and_the_rest_hears_429(core: Core) -> None:
+    core.apply(LiveEnvelope(epoch=1, admit=0.5))
+
+    async def ask() -> list[object]:
+        asking = (asked(core, request_id=f"request-{i}") for i in range(40))
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    answers = asyncio.run(ask())
+
+    refused = [answer for answer in answers if isinstance(answer, RequestError)]
+    assert {error.status for error in refused} == {429}
+    assert "only 50% of the requests are let in" in refused[0].message
+    assert 5 < len(refused) < 35
+    assert core.counters.refused["admission"] == len(refused)
+
+
+def test_other_threads_are_begun_beside_those_that_answer(core: Core) -> None:
+    async def change() -> list[object]:
+        ladder = core.model("shades").ladder
+        before = dict(ladder.forwards)
+        core.apply(LiveEnvelope(epoch=1, threads=2))
+        pending = not core.has_threads
+        answered = await asked(core)
+        await core.thread()
+        again = await asked(core)
+        return [pending, answered, again, core.has_threads, ladder.threads, ladder.forwards == before]
+
+    assert asyncio.run(change()) == [True, "onnx-fp32", "onnx-fp32", True, 2, False]
+
+
+def test_all_that_becomes_of_a_request_is_counted(core: Core) -> None:
+    async def ask() -> None:
+        model = core.model("shades")
+        await core.predict(model, np.concatenate([DARK, LIGHT]), soon(), received=time.monotonic() - 1.0)
+        for within_s in (1e-9, 30.0):
+            leaving = asyncio.ensure_future(core.predict(model, DARK, time.monotonic() + within_s))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+
+    asyncio.run(ask())
+    said = core.statistics()
+
+    assert said["arrived"] == {"requests": 3, "rows": 4}
+    assert said["answered"] == said["in_time"] == {"requests": 1, "rows": 2}
+    assert (said["refused"]["hopeless"], said["cancelled"], said["refused_rows"]) == (1, 1, 1)
+    assert Sketch.from_json(said["latency"]).quantile(0.5) >= 0.9
+    assert said["rungs"]["onnx-fp32"]["rows"] >= 2
+    assert said["busy_s"] > 0
+    assert (said["version"], said["epoch"]) == (3, 0)
+    assert said["waiting"] == {"requests": 0, "rows": 0, "oldest_s": 0.0}

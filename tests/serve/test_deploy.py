@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +22,8 @@ import httpx
 import psutil
 import pytest
 
+from cluster import session
+from cluster.config import Adapt
 from cluster.errors import (
     ClusterError,
     ConfigError,
@@ -33,17 +40,25 @@ from serve.deploy import DeployError, Endpoint
 
 ROUTE, MAX_BODY = "/grey/shades", 64 * 1024
 BLACK = json.dumps({"instances": [[[[0]] * 6] * 4]}).encode()
+JSON = {"content-type": "application/json"}
+ROOT = Path(__file__).resolve().parents[2]
 Make = Callable[..., Bundle]
 Rungs = Mapping[str, tuple[float, bytes]]
 
 
+def adapting(bundle: Bundle, enabled: bool) -> Bundle:
+    experiment = bundle.experiment.model_copy(update={"adapt": Adapt(enabled=enabled)})
+    return dataclasses.replace(bundle, experiment=experiment)
+
+
 @pytest.fixture(scope="module")
 def make(make_bundle: Make, cluster: Session) -> Make:
-    """Bundles of the experiment `shades` in the cluster's store, on this module's route."""
+    """Bundles of the experiment `shades` in the cluster's store, on this module's route, and no actor to change it."""
     store = Store.open(cluster.store)
 
     def made(version: int, name: str = "shades", **changes: Any) -> Bundle:
-        return make_bundle(store, version, name=name, **{"route": ROUTE, "max_body": f"{MAX_BODY}B", **changes})
+        settings = {"route": ROUTE, "max_body": f"{MAX_BODY}B", **changes}
+        return adapting(make_bundle(store, version, name=name, **settings), False)
 
     return made
 
@@ -340,6 +355,38 @@ def test_a_burst_is_answered_by_a_cheaper_rung_and_one_alone_by_the_best(
     assert sum(count for (status, _), count in burst.items() if status == 200) > 32, burst
 
 
+BROADCAST = """
+import json, sys
+from cluster import session
+session.connect(session.require("tests"))
+from ray import serve
+handle = serve.get_deployment_handle("Replica", "shades")
+for envelope in ({"epoch": 1, "max_batch": 2, "threads": 2}, {"epoch": 2, "variants": ["tiny"]}, {"epoch": 3}):
+    print(json.dumps(handle.broadcast("apply", envelope).results(timeout_s=30)))
+print(json.dumps(handle.broadcast("stats").results(timeout_s=30)))
+"""
+
+
+def test_an_envelope_reaches_every_replica_and_their_counts_come_back(
+    endpoint: Endpoint, cluster: Session, client: httpx.Client
+) -> None:
+    for _ in range(3):
+        assert client.post(f"{endpoint.url}/predict", content=BLACK, headers=JSON).status_code == 200
+    environment = {**os.environ, **session.driver_env(cluster)}
+
+    said = subprocess.run([sys.executable, "-c", BROADCAST], env=environment, cwd=ROOT, capture_output=True, text=True)
+
+    assert said.returncode == 0, said.stderr
+    applied, refused, taken_back, counted = (json.loads(line) for line in said.stdout.splitlines()[-4:])
+    assert [(each["epoch"], each["refused"]) for each in applied] == [(1, None)]
+    assert "envelope.variants = 'tiny'" in refused[0]["refused"]
+    assert taken_back[0]["epoch"] == counted[0]["epoch"] == 3
+    assert counted[0]["answered"]["requests"] >= 3
+    assert counted[0]["replica"] == applied[0]["replica"]
+    answer = client.post(f"{endpoint.url}/predict", content=BLACK, headers=JSON).json()
+    assert answer["parameters"]["envelope_epoch"] == 3
+
+
 def test_the_rungs_that_may_answer_are_a_change_in_place(
     endpoint: Endpoint, cluster: Session, client: httpx.Client, make: Make, two_rungs: Rungs
 ) -> None:
@@ -424,6 +471,24 @@ def test_an_application_is_told_all_it_needs_and_nothing_that_would_restart_it(m
 
     assert one["args"] == two["args"]
     assert one["deployments"][0]["num_replicas"] == 1
-    scaled = deployment.application(make(1, replicas={"min": 1, "max": 3}), 1)["deployments"][0]
-    assert scaled["autoscaling_config"]["max_replicas"] == 3
-    assert "num_replicas" not in scaled
+
+
+def test_an_objective_that_no_rung_could_keep_is_refused_before_anything_starts(cluster: Session, make: Make) -> None:
+    slow = {"variant": "onnx-fp32", "accuracy": 0.9, "latency": {"fixed_s": 0.2, "per_row_s": 0.01, "spread": 0.1}}
+    bundle = dataclasses.replace(make(1, "slow", objective={"latency_ms": 100.0}), ladder={"rungs": [slow]})
+
+    with pytest.raises(ConfigError, match=r"the fastest allowed rung, onnx-fp32, takes 210 ms for one row alone"):
+        deployment.deploy(cluster, bundle, 1)
+
+    assert "slow" not in _applications(cluster)
+
+
+def test_the_number_of_replicas_is_the_actors_choice_or_without_one_serves(make: Make) -> None:
+    bundle = make(1, replicas={"min": 1, "max": 3})
+
+    adapted = deployment.application(adapting(bundle, True), 1)
+    scaled = deployment.application(bundle, 1)
+
+    assert (adapted["external_scaler_enabled"], adapted["deployments"][0]["num_replicas"]) == (True, 1)
+    assert (scaled["external_scaler_enabled"], "num_replicas" in scaled["deployments"][0]) == (False, False)
+    assert scaled["deployments"][0]["autoscaling_config"]["max_replicas"] == 3

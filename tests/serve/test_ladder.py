@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from cluster.store import Store
 from ladder.bundle import Bundle
 from ladder.choose import Envelope, Rung
 from ladder.latency import Latency
-from serve.ladder import Ladder, open_ladder, time_passes
+from serve.ladder import Ladder, check_served, open_forwards, open_ladder, time_passes
 
 Rungs = Mapping[str, tuple[float, bytes]]
 
@@ -74,6 +75,49 @@ def test_passes_of_all_sizes_are_timed_in_turns() -> None:
 def test_an_impossible_envelope_is_refused_with_what_there_is(envelope: Envelope, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         made(best=0.9, cheap=0.8).check(envelope)
+
+
+@pytest.mark.parametrize(
+    ("serve", "words"),
+    [
+        pytest.param({}, None, id="all"),
+        pytest.param({"objective": {"accuracy_at_least": 0.95}}, None, id="the best reaches the floor"),
+        pytest.param(
+            {"objective": {"accuracy_at_least": 0.96}},
+            r"accuracy_at_least = 0\.96: no allowed rung reaches it on the validation .* onnx-fp32 \(0\.9500\)",
+            id="none reaches the floor",
+        ),
+        pytest.param(
+            {"objective": {"accuracy_at_least": 0.95}, "rungs_allowed": ["student-fp32"]},
+            "no allowed rung reaches it",
+            id="the allowed one is below it",
+        ),
+        pytest.param({"rungs_allowed": ["tiny"]}, "serve.rungs = 'tiny'", id="unknown rung"),
+    ],
+)
+def test_what_the_serve_section_allows_is_checked_before_anything_is_loaded(
+    make_bundle: Callable[..., Bundle], two_rungs: Rungs, store: Store, serve: dict[str, Any], words: str | None
+) -> None:
+    bundle = make_bundle(store, rungs=two_rungs, **serve)
+
+    if words is None:
+        check_served(bundle)
+        return
+    with pytest.raises(ConfigError, match=words):
+        check_served(bundle)
+
+
+def test_rungs_with_other_threads_answer_alike(
+    make_bundle: Callable[..., Bundle], two_rungs: Rungs, store: Store
+) -> None:
+    bundle = make_bundle(store, rungs=two_rungs)
+    ladder, rows = open_ladder(bundle, 2, threads=2), np.full((2, 4, 6, 1), 200, np.uint8)
+    before = ladder.forwards["student-fp32"](rows)
+
+    ladder.use(open_forwards(bundle, 2, 1), 1)
+
+    assert ladder.threads == 1
+    assert ladder.forwards["student-fp32"](rows) == pytest.approx(before)
 
 
 def test_an_envelope_opens_only_for_a_ladder_that_has_none_of_its_rungs() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -28,12 +28,17 @@ def on_a_loop(test: Callable[[], None]) -> None:
 def filled(model: Ladder, *deadlines: float) -> Queues:
     queues = Queues()
     for deadline in deadlines:
-        queues.enter(Waiting(model, np.zeros((2, 1)), 0.0, deadline))
+        queues.enter(waiting(model, deadline))
     return queues
 
 
-def deadlines(waiting: object) -> list[float]:
-    return [one.deadline for one in waiting]  # type: ignore[attr-defined]
+def waiting(model: Ladder, deadline: float, num_rows: int = 2) -> Waiting:
+    future = asyncio.get_running_loop().create_future()
+    return Waiting(model, np.zeros((num_rows, 1)), 0.0, deadline, 0.0, future)
+
+
+def deadlines(those: Iterable[Waiting]) -> list[float]:
+    return [one.deadline for one in those]
 
 
 def test_requests_wait_in_the_order_of_their_deadlines() -> None:
@@ -77,28 +82,43 @@ def test_a_batch_and_the_refused_leave_and_the_rest_keeps_its_order(
     on_a_loop(takes)
 
 
-def test_who_cancels_leaves_at_once_and_only_once() -> None:
+def test_who_has_cancelled_is_forgotten() -> None:
     def cancels() -> None:
         model = ladder()
-        queues = filled(model, 1, 2, 3)
-        middle = queues.most_urgent[1]
+        queues = filled(model, 1, 2, 3, 4)
         (first,), _ = queues.take(model, 1, ())
 
-        assert middle.cancel()
-        assert not middle.cancel()
-        assert first.cancel()  # is being computed: it counts no more
+        queues.most_urgent[1].future.cancel()
+        first.future.cancel()  # is being computed: it counts no more
+        queues.forget_cancelled(1)  # not at the front
+        assert queues.num_waiting == 3
+        queues.forget_cancelled()
 
-        assert deadlines(queues) == [3]
-        assert (queues.num_waiting, queues.num_rows) == (1, 2)
+        assert deadlines(queues) == [2, 4]
+        assert (queues.num_waiting, queues.num_rows) == (2, 4)
 
     on_a_loop(cancels)
+
+
+def test_a_queue_whose_callers_have_all_gone_is_none() -> None:
+    def leaves() -> None:
+        queues = filled(ladder(), 1, 2)
+
+        for one in queues:
+            one.future.cancel()
+        queues.forget_cancelled(1)
+
+        assert not queues
+        assert (queues.num_waiting, queues.num_rows) == (0, 0)
+
+    on_a_loop(leaves)
 
 
 def test_of_two_versions_the_one_with_the_nearest_deadline_is_next() -> None:
     def two() -> None:
         old, new = ladder(), ladder()
         queues = filled(old, 2, 5)
-        queues.enter(Waiting(new, np.zeros((1, 1)), 0.0, 3))
+        queues.enter(waiting(new, 3, 1))
 
         order = []
         while queues:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.config import Serve
@@ -42,11 +46,11 @@ def test_it_is_healthy_once_its_first_version_is_loaded(
     replica: Replica, make_bundle: Callable[..., Bundle], store: Store
 ) -> None:
     with pytest.raises(TrimtabError, match="no model version"):
-        replica.check_health()
+        asyncio.run(replica.check_health())
 
     asyncio.run(replica.reconfigure(config(make_bundle(store).key, 1)))
 
-    replica.check_health()
+    asyncio.run(replica.check_health())
     assert replica._core.model("shades").version == 1
 
 
@@ -67,7 +71,7 @@ def test_a_later_version_that_cannot_be_loaded_leaves_the_one_before(
 
     asyncio.run(two())
 
-    replica.check_health()
+    asyncio.run(replica.check_health())
     assert replica._core.model("shades").version == 1
     assert replica._core.refused == {"version": 2, "reason": f"no bundle nothing in the store {store.uri}"}
 
@@ -147,3 +151,100 @@ def test_rungs_that_only_a_later_version_has_are_allowed_with_it(
     assert replica._core.model("shades").version == 2
     assert replica._core.serve.rungs == ["student-fp32"]
     assert replica._core.refused is None
+
+
+# What the adaptation actor says and hears
+
+
+def test_an_envelope_is_applied_and_what_is_wrong_with_one_is_said(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store
+) -> None:
+    bundle = make_bundle(store)
+
+    async def change() -> list[dict[str, Any]]:
+        await replica.reconfigure(config(bundle.key, 1))
+        said = [await replica.apply({"epoch": 2, "max_batch": 4, "concurrency": 2})]
+        said += [await replica.apply(wrong) for wrong in ({"epoch": 1}, {"epoch": 3, "admit": 7}, {"surprise": 1})]
+        await replica.reconfigure(config(bundle.key, 1, max_batch=9))
+        await settled(replica)
+        return said
+
+    first, *wrong = asyncio.run(change())
+
+    assert {"epoch": 2, "refused": None, "pending": False}.items() <= first.items()
+    assert [answer["epoch"] for answer in wrong] == [2, 2, 2]
+    assert ["envelope.epoch" in wrong[0]["refused"], "envelope.admit" in wrong[1]["refused"]] == [True, True]
+    assert replica._core._batcher._limits.max_batch == 4
+    assert replica._core._batcher._limits.workers == 2
+
+
+def test_threads_change_by_envelope_and_by_reconfigure(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store
+) -> None:
+    bundle = make_bundle(store)
+
+    async def threads() -> int:
+        while replica._threading is not None and not replica._threading.done():
+            await asyncio.sleep(0.01)
+        return replica._core.model("shades").ladder.threads
+
+    async def change() -> list[int]:
+        await replica.reconfigure(config(bundle.key, 1, threads=2))
+        found = [await threads()]
+        assert (await replica.apply({"epoch": 1, "threads": 3}))["pending"]
+        found.append(await threads())
+        await replica.reconfigure(config(bundle.key, 2, threads=2))  # the envelope is above
+        await settled(replica)
+        found.append(await threads())
+        await replica.apply({"epoch": 2})
+        return [*found, await threads()]
+
+    assert asyncio.run(change()) == [2, 3, 3, 2]
+
+
+def test_statistics_are_plain_and_have_all_that_was_agreed(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store
+) -> None:
+    async def ask() -> list[dict[str, Any]]:
+        empty = await replica.stats()
+        await replica.reconfigure(config(make_bundle(store).key, 1))
+        return [empty, await replica.stats()]
+
+    empty, loaded = asyncio.run(ask())
+
+    assert set(json.loads(json.dumps(loaded))) == {
+        "replica", "pid", "started", "at", "epoch", "version", "loading", "arrived", "answered", "in_time", "refused",
+        "refused_rows", "cancelled", "failed", "rungs", "queue_delay", "latency", "busy_s", "cpu_s", "loop_lag",
+        "waiting", "actor_age_s", "forward_s",
+    }  # fmt: skip
+    assert (empty["version"], empty["rungs"]) == (None, {})
+    assert list(loaded["rungs"]) == ["onnx-fp32"]
+    assert 0 <= loaded["actor_age_s"] <= loaded["at"] - empty["at"]
+
+
+def test_a_forward_pass_that_hangs_is_seen_and_makes_the_replica_unhealthy(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr("serve.replica.HANGS_S", 0.05)
+
+    async def hang() -> tuple[float, float]:
+        await replica.reconfigure(config(make_bundle(store).key, 1))
+        model = replica._core.model("shades")
+        model.ladder.use({"onnx-fp32": lambda rows: (never.wait(60), rows)[1]}, 1)
+        rows = np.zeros((1, 4, 6, 1), np.uint8)
+        asking = asyncio.ensure_future(replica._core.predict(model, rows, time.monotonic() + 60))
+        await asyncio.sleep(0.01)
+        early = (await replica.stats())["forward_s"]
+        while (later := (await replica.stats())["forward_s"]) < 0.06:
+            await asyncio.sleep(0.01)
+        with pytest.raises(TrimtabError, match="a forward pass has not come back"):
+            await replica.check_health()
+        never.set()
+        await asking
+        await replica.check_health()
+        return early, later
+
+    early, later = asyncio.run(hang())
+
+    assert 0 < early < later

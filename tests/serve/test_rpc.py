@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,10 +22,13 @@ from cluster.config import Serve
 from cluster.session import Session
 from cluster.store import Store
 from ladder.bundle import Bundle
+from ladder.choose import Rung
+from ladder.latency import Latency
 from serve import deploy as deployment
 from serve.auth import Tokens
 from serve.core import Core
 from serve.deploy import Endpoint
+from serve.ladder import Ladder
 from serve.oip import oip_pb2 as pb
 from serve.oip import service
 from serve.rpc import Rpc
@@ -286,6 +290,23 @@ def test_a_slow_model_is_late(ask: Ask, held: threading.Event, metadata: tuple[s
 
     assert refused.code() == Code.DEADLINE_EXCEEDED
     assert "no answer within the request's deadline" in (refused.details() or "")
+
+
+def test_grpcs_own_deadline_reaches_the_choice_of_the_batch(ask: Ask, core: Core) -> None:
+    model = core.model("shades")
+    slow = Ladder([Rung("onnx-fp32", 1.0, Latency(20.0, 0.0))], model.ladder.forwards)
+    core.use(dataclasses.replace(model, ladder=slow))
+
+    async def infer(channel: grpc.aio.Channel) -> Any:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(channel, "ModelInfer", request(), timeout=10.0)
+        return refused.value
+
+    refused = ask(infer)
+
+    assert refused.code() is Code.DEADLINE_EXCEEDED
+    assert "it takes" in refused.details()
+    assert core.counters.refused["hopeless"] == 1
 
 
 def test_a_full_queue_is_exhausted_and_a_client_that_goes_leaves_it(

@@ -449,6 +449,7 @@ def test_a_slow_body_is_504_at_the_deadline(core: Core, web: Web, headers: dict[
     assert status == 504
     assert "deadline" in error
     assert "x-request-timeout-seconds" in error
+    assert ("x-deadline-ms" in error) == ("x-deadline-ms" in headers)
 
 
 class Gate(threading.Event):

@@ -144,7 +144,45 @@ def test_the_answer_has_its_bytes_behind_the_json(core: Core) -> None:
     assert head["parameters"] == {
         "version": 3,
         "variant": "onnx-fp32",
+        "envelope_epoch": 0,
         "request_id": "r-1",
         "queue_ms": 1.5,
         "compute_ms": 2.5,
     }
+
+
+@pytest.mark.parametrize(
+    ("body", "is_deep"),
+    [
+        pytest.param("[" * 5 + "1" + "]" * 5, False, id="flat"),
+        pytest.param("[" + "[1]," * 500 + "[2]]", False, id="wide"),
+        pytest.param('{"a": ' * 20 + "[[1]]" + "}" * 20, False, id="22 levels"),
+        pytest.param("[" * 40 + "]" * 40, True, id="deep"),
+        pytest.param('[{"a": ' * 20 + "1" + "}]" * 20, True, id="deep in turns"),
+        pytest.param('{"a": "' + "[" * 40 + '"}', False, id="brackets in a text"),
+        pytest.param('{"a": "' + "]" * 40 + '", "b": ' + "[" * 40 + "]" * 40 + "}", True, id="deep behind a text"),
+        pytest.param("[" * 300 + "]" * 300, True, id="deeper than the fast parser goes"),
+    ],
+)
+def test_nesting_is_bounded_however_it_is_found(body: str, is_deep: bool) -> None:
+    text = f'{{"instances": {body}}}'.encode()
+
+    if not is_deep:
+        assert bodies.parse_json(text) == json.loads(text)
+        return
+    with pytest.raises(RequestError, match="is nested too deeply"):
+        bodies.parse_json(text)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'\xef\xbb\xbf{"a": 1}', id="byte order mark"),
+        pytest.param('{"a": "\xe9"}'.encode("utf-16"), id="UTF-16"),
+        pytest.param(b'{"a": "\\ud800"}', id="half a surrogate"),
+        pytest.param(b'{"a": 1e3, "b": -0.0, "c": [1.5, 123456789012345678901234567890]}', id="numbers"),
+        pytest.param(b'{"a": 1, "a": 2}', id="a name twice"),
+    ],
+)
+def test_what_the_standard_library_reads_is_read_alike(body: bytes) -> None:
+    assert bodies.parse_json(body) == json.loads(body)

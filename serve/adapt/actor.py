@@ -1,0 +1,87 @@
+"""The adaptation actor: one for each endpoint, started, watched and replaced by Serve.
+
+Its loop runs in a thread of its own from the start, because nobody calls an actor that was made anew. Its state is
+in the journal; what the loop does is in `serve.adapt.loop`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+from pathlib import Path
+from threading import Thread
+from typing import IO, Any
+
+from cluster import session
+from cluster.errors import ClusterError
+from cluster.metrics import Meter
+from cluster.session import Session
+from cluster.store import Store
+from serve.adapt.actuator import Actuator
+from serve.adapt.loop import Loop
+from serve.adapt.mailbox import place
+
+RETRY_S = 1.0
+
+
+class Actor:
+    """`dashboard` is where Serve's interface is on a cluster that was not started here."""
+
+    def __init__(self, name: str, store: str, deployment: str, dashboard: str) -> None:
+        self._name, self._deployment, self._dashboard = name, deployment, dashboard
+        self._store = Store.open(store)
+        self._loop: Loop | None = None
+        Thread(target=self._run, name="adapt", daemon=True).start()
+
+    def envelope(self) -> dict[str, Any] | None:
+        """What holds now, for a replica that starts; None where nothing was ever set."""
+        return self._loop.envelope if self._loop is not None else None
+
+    def _run(self) -> None:
+        log = logging.getLogger("serve.adapt")  # not the module's: Serve ships this class by value
+        while True:
+            try:
+                self._go(log)
+            except Exception:
+                log.exception("the adaptation loop begins anew")
+            time.sleep(RETRY_S)
+
+    def _go(self, log: logging.Logger) -> None:
+        folder = place(self._store, self._name)
+        folder.mkdir(parents=True, exist_ok=True)
+        actuator = Actuator(self._name, self._deployment, _cluster(self._dashboard), self._store)
+        with (folder / "lock").open("w") as lock:
+            self._loop = Loop(folder, actuator, Meter(self._name))
+            _alone(lock, folder, log)
+            actuator.start()
+            try:
+                self._loop.run()
+            finally:
+                actuator.close()
+
+
+def _cluster(dashboard: str) -> Session:
+    dashboard = dashboard or beside_gcs()
+    found = session.find() or session.find(address=dashboard)
+    if found is None:
+        raise ClusterError("cluster", dashboard, "is not found by the adaptation actor", "set TRIMTAB_ADDRESS there")
+    return found
+
+
+def beside_gcs() -> str:
+    """Where a cluster's dashboard is that was started with Ray's own ports, as KubeRay does."""
+    import ray
+
+    return f"http://{ray.get_runtime_context().gcs_address.rpartition(':')[0]}:8265"
+
+
+def _alone(lock: IO[str], folder: Path, log: logging.Logger) -> None:
+    """Until the actor before, which an update leaves running for a while, has let go of the record."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            log.info("another actor adapts this endpoint, waiting for it: %s", folder)
+            time.sleep(RETRY_S)

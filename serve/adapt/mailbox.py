@@ -1,0 +1,88 @@
+"""Where the record of an endpoint's adaptation lies, and how a person's word gets to the actor: as a file beside it.
+
+A file waits while there is no actor, so a word is never lost with one. Knows nothing of what a command does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import DeadlineError, UserError
+from cluster.files import write_whole
+from cluster.state import home
+from cluster.store import Store
+from serve.adapt.proposals import Command
+
+POLL_S = 0.05
+KEPT_S = 3600.0  # an answer that nobody fetches
+
+
+def place(store: Store, name: str) -> Path:
+    """The folder of the endpoint `name`: in a store that is a folder, else in the home of the machine."""
+    return (store.local or home()) / "adapt" / name
+
+
+def journal(folder: Path) -> Path:
+    return folder / "journal"
+
+
+class Mailbox:
+    """Both ends of it; commands are taken in the order in which they were sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "commands"
+
+    def send(self, command: Command) -> str:
+        """Returns the command's id. Raises UserError where the folder cannot be written."""
+        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+        try:
+            write_whole(self._folder / f"{name}.json", json.dumps(command.to_json()).encode())
+        except OSError as error:
+            problem = f"cannot be written ({error.strerror})"
+            raise UserError("store", str(self._folder), problem, "use the store that the endpoint uses") from error
+        return name
+
+    def wait(self, name: str, timeout_s: float) -> dict[str, Any]:
+        """The actor's answer. Raises DeadlineError; the command stays and holds once an actor is there."""
+        answer, deadline = self._folder / f"{name}.answer", time.monotonic() + timeout_s
+        while not answer.exists():
+            if time.monotonic() > deadline:
+                raise DeadlineError(
+                    f"the adaptation actor has not answered within {timeout_s:.0f} s; the command waits for it. "
+                    "Does the endpoint run? See: trimtab status"
+                )
+            time.sleep(POLL_S)
+        found: dict[str, Any] = json.loads(answer.read_text())
+        answer.unlink(missing_ok=True)
+        return found
+
+    def waiting(self) -> list[tuple[str, Command | None]]:
+        """Ids and commands, oldest first; None for what is no command. Each stays until it is answered."""
+        found: list[tuple[str, Command | None]] = []
+        with contextlib.suppress(OSError):
+            for path in sorted(self._folder.glob("*.json")):
+                found.append((path.stem, _read(path)))
+        return found
+
+    def answer(self, name: str, words: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            write_whole(self._folder / f"{name}.answer", json.dumps(words).encode())
+        (self._folder / f"{name}.json").unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob("*.answer"):
+                if time.time() - path.stat().st_mtime > KEPT_S:
+                    path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Command | None:
+    try:
+        return Command.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return None

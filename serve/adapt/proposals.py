@@ -1,0 +1,142 @@
+"""What a rule wants changed, what it expects of it, and what became of it: the words that policy, guard, actuator,
+journal and people share. Pure values with their JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from serve.adapt.signals import Snapshot
+
+REPLICAS = "replicas"  # the one field that is not the envelope's
+FIELDS = (
+    "max_batch",
+    "max_wait_s",
+    "max_queue",
+    "variants",
+    "least_accuracy",
+    "caution",
+    "threads",
+    "concurrency",
+    "admit",
+    REPLICAS,
+)
+Metric = Literal["running", "epoch", "utilisation", "late"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """`metric` is to be at least (most) `value` within `horizon_s` seconds; void above so many arriving rows a second.
+
+    Void because what comes in cannot be blamed on the change. `running` is how many replicas answer, `epoch` the least
+    that one holds, `late` the share of the requests let in that were not answered in time.
+    """
+
+    metric: Metric
+    relation: Literal[">=", "<="]
+    value: float
+    horizon_s: float
+    void_above_per_s: float | None = None
+
+    def measure(self, snapshot: Snapshot) -> tuple[float, float]:
+        """The metric in one snapshot, and how much that says: its weight in a mean over several."""
+        if self.metric == "running":
+            return float(snapshot.running), 1.0
+        if self.metric == "epoch":
+            return float(snapshot.epochs[0]), 1.0
+        if self.metric == "utilisation":
+            return snapshot.utilisation, snapshot.interval_s
+        let_in = snapshot.in_time + snapshot.late
+        return (snapshot.late / let_in if let_in else 0.0), float(let_in)
+
+    def holds(self, measured: float) -> bool:
+        return measured >= self.value if self.relation == ">=" else measured <= self.value
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.relation} {self.value:.4g} within {self.horizon_s:.3g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """`changes` and `undo` are fields of the envelope, or the number of replicas: what they are to be, and were."""
+
+    rule: str
+    kind: Literal["envelope", "replicas"]
+    changes: dict[str, Any]
+    cause: str  # words with figures
+    expected: Expectation
+    undo: dict[str, Any]
+    protective: bool = False  # it guards the objective; else it loosens or tunes, and has time
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = _PROPOSAL.dump_python(self, mode="json")
+        return found
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Proposal:
+        """Raises ValueError when a field is missing or no such value."""
+        return _PROPOSAL.validate_python(dict(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`number` counts accepted actions from 1, and is 0 for a refused one; `reason` says why it was refused."""
+
+    proposal: Proposal
+    accepted: bool
+    reason: str = ""
+    number: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = _VERDICT.dump_python(self, mode="json", exclude_defaults=True)
+        return found
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Verdict:
+        """Raises ValueError when a field is missing or no such value."""
+        return _VERDICT.validate_python(dict(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of action `number`: `met` is None where it cannot be told (no traffic, or much more than then)."""
+
+    number: int
+    rule: str
+    expected: str
+    measured: float | None
+    met: bool | None
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = _OUTCOME.dump_python(self, mode="json")
+        return found
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        return _OUTCOME.validate_python(dict(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A person's word. `pin` and `set` have `changes`, `unpin` has `fields` (all when empty), the others neither."""
+
+    verb: Literal["pause", "resume", "pin", "unpin", "set"]
+    who: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    fields: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = _COMMAND.dump_python(self, mode="json")
+        return found
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Command:
+        """Raises ValueError when a field is missing or no such value."""
+        return _COMMAND.validate_python(dict(data))
+
+
+_PROPOSAL, _VERDICT, _OUTCOME = TypeAdapter(Proposal), TypeAdapter(Verdict), TypeAdapter(Outcome)
+_COMMAND = TypeAdapter(Command)

@@ -1,0 +1,237 @@
+"""The adaptation actor on a real cluster: what a person says, what replicas are told, and what dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from cluster.session import Session, rest
+from cluster.store import Store
+from ladder.bundle import Bundle
+from serve import deploy as deployment
+from serve.adapt import mailbox
+from serve.adapt.actor import beside_gcs
+from serve.adapt.explain import explain
+from serve.adapt.journal import read, read_last
+from serve.adapt.mailbox import Mailbox, place
+from serve.adapt.proposals import Command
+from serve.adapt.replay import replay
+from serve.deploy import Endpoint
+
+NAME, ROUTE = "tones", "/tones"
+BODY = {"instances": [[[[0]] * 6] * 4]}
+Make = Callable[..., Bundle]
+
+
+@pytest.fixture(scope="module")
+def two(make_bundle: Make, cluster: Session, slow_onnx: bytes, onnx: bytes) -> Bundle:
+    rungs = {"onnx-fp32": (0.95, slow_onnx), "student-fp32": (0.9, onnx)}
+    bounds = {"min": 1, "max": 2}
+    return make_bundle(Store.open(cluster.store), 1, name=NAME, rungs=rungs, route=ROUTE, replicas=bounds)
+
+
+@pytest.fixture(scope="module")
+def endpoint(cluster: Session, two: Bundle) -> Iterator[Endpoint]:
+    yield deployment.deploy(cluster, two, 1)
+    deployment.undeploy(cluster, NAME)
+
+
+@pytest.fixture
+def folder(cluster: Session, endpoint: Endpoint) -> Path:
+    return place(Store.open(cluster.store), NAME)
+
+
+@pytest.fixture
+def say(folder: Path) -> Callable[..., dict[str, Any]]:
+    def said(verb: Any, changes: dict[str, Any] | None = None, fields: tuple[str, ...] = ()) -> dict[str, Any]:
+        box = Mailbox(folder)
+        return box.wait(box.send(Command(verb, "ada", changes or {}, fields)), 60)
+
+    return said
+
+
+def _until(what: Callable[[], Any], timeout_s: float = 90.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.1)
+    return found
+
+
+def _last(folder: Path) -> dict[str, Any]:
+    ticks = [entry for entry in read_last(mailbox.journal(folder)).entries if entry["kind"] == "tick"]
+    return ticks[-1]["snapshot"] if ticks else {}
+
+
+def _pids(cluster: Session) -> list[int]:
+    application = rest(cluster, "GET", "/api/serve/applications/")["applications"][NAME]
+    replicas = application["deployments"]["Replica"]["replicas"]
+    return sorted(replica["pid"] for replica in replicas if replica["state"] == "RUNNING")
+
+
+def _actor(cluster: Session) -> int:
+    """The process of the actor; 0 while there is none."""
+    query = "/api/v0/actors?detail=1&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
+    found = rest(cluster, "GET", query)["data"]["result"]["result"]
+    pids = [actor["pid"] for actor in found if actor["class_name"] == "Actor" and NAME in (actor["name"] or "")]
+    return int(pids[0]) if pids else 0
+
+
+class Load:
+    """Clients that keep asking; whatever is no answer is kept."""
+
+    def __init__(self, cluster: Session, endpoint: Endpoint, num_clients: int = 3) -> None:
+        self._headers = {"authorization": f"Bearer {cluster.api_token}"}
+        self._url = f"{endpoint.url}/predict"
+        self._stop = threading.Event()
+        self.num_answered, self.failures = 0, list[str]()
+        self._clients = [threading.Thread(target=self._ask) for _ in range(num_clients)]
+
+    def __enter__(self) -> Load:
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for client in self._clients:
+            client.join()
+
+    def more(self, num: int = 20) -> None:
+        wanted = self.num_answered + num
+        _until(lambda: self.num_answered >= wanted)
+
+    def _ask(self) -> None:
+        with httpx.Client(headers=self._headers, timeout=30.0, trust_env=False) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post(self._url, json=BODY)
+                except httpx.HTTPError as error:
+                    self.failures.append(repr(error))
+                    continue
+                if answer.status_code == 200:
+                    self.num_answered += 1
+                else:
+                    self.failures.append(answer.text)
+
+
+def test_replicas_are_watched_from_the_start(folder: Path) -> None:
+    seen = _until(lambda: (found := _last(folder)).get("running") and found)
+
+    assert (seen["running"], seen["target"]) == (1, 1)
+    assert [rung["variant"] for rung in seen["rungs"]] == ["onnx-fp32", "student-fp32"]
+
+
+def test_a_person_sets_an_envelope_and_a_wrong_one_is_refused_with_the_reason(
+    folder: Path, say: Callable[..., dict[str, Any]], cluster: Session, endpoint: Endpoint
+) -> None:
+    held = say("set", {"variants": ["student-fp32"], "max_batch": 4})
+    wrong = say("set", {"max_batch": 4096})
+
+    assert held["done"], held
+    assert held["envelope"]["epoch"] >= 1
+    assert not wrong["done"]
+    assert "outside of 1 to 32" in wrong["refused"][0]
+    _until(lambda: _last(folder)["epochs"] == [held["envelope"]["epoch"]] * 2)
+    answer = httpx.post(f"{endpoint.url}/predict", json=BODY, trust_env=False, timeout=30,
+                        headers={"authorization": f"Bearer {cluster.api_token}"})  # fmt: skip
+    assert answer.json()["variant"] == "student-fp32"
+
+
+def test_replicas_go_from_1_to_2_and_back_under_load_and_no_request_is_lost(
+    folder: Path, say: Callable[..., dict[str, Any]], cluster: Session, endpoint: Endpoint
+) -> None:
+    with Load(cluster, endpoint) as load:
+        load.more()
+        assert say("pin", {"replicas": 2})["done"]
+        seen = _until(lambda: (found := _last(folder))["running"] == 2 and found)
+        # The one that started later holds the envelope as well.
+        epoch = seen["envelope"]["epoch"]
+        _until(lambda: (found := _last(folder))["epochs"] == [epoch, epoch] and found["running"] == 2)
+        load.more()
+        assert say("pin", {"replicas": 1})["done"]
+        _until(lambda: _last(folder)["running"] == 1 and len(_pids(cluster)) == 1)
+        load.more()
+
+    assert load.failures == []
+
+
+def test_an_actor_that_is_killed_comes_back_with_its_epoch_its_pins_and_its_pause_and_does_nothing_twice(
+    folder: Path, say: Callable[..., dict[str, Any]], cluster: Session, endpoint: Endpoint
+) -> None:
+    say("pin", {"max_batch": 3})
+    say("pause")
+    before = _last(folder)
+    replicas, actor = _pids(cluster), _until(lambda: _actor(cluster))
+    with Load(cluster, endpoint) as load:
+        load.more()
+        os.kill(actor, signal.SIGKILL)
+        killed = time.time()
+        load.more()
+        said = say("resume")
+        load.more()
+
+    assert load.failures == []
+    assert _actor(cluster) not in (0, actor)
+    assert _pids(cluster) == replicas
+    assert said["pins"]["max_batch"] == "ada"
+    assert said["envelope"] == {**before["envelope"], "max_batch": 3, "epoch": said["envelope"]["epoch"]}
+    later = [entry for entry in read(mailbox.journal(folder)).entries if entry.get("at", 0.0) > killed]
+    assert not [v for entry in later for v in entry.get("verdicts", []) if v["accepted"]]
+    assert next(entry for entry in later if entry["kind"] == "state")["guard"]["paused"] == "ada"
+
+
+def test_a_replica_that_is_killed_under_load_is_replaced_and_told_the_envelope(
+    folder: Path, say: Callable[..., dict[str, Any]], cluster: Session, endpoint: Endpoint
+) -> None:
+    say("set", {"caution": 3.0})
+    epoch = _last(folder)["envelope"]["epoch"]
+    (pid,) = _pids(cluster)
+    with Load(cluster, endpoint) as load:
+        load.more()
+        os.kill(pid, signal.SIGKILL)
+        _until(lambda: _pids(cluster) not in ([], [pid]))
+        load.more()
+
+    _until(lambda: (found := _last(folder)).get("running") == 1 and found["epochs"][0] >= epoch)
+    assert not psutil.pid_exists(pid)
+
+
+def test_the_record_is_replayed_to_the_same_decisions_and_explained(folder: Path) -> None:
+    entries = read(mailbox.journal(folder)).entries
+
+    again = replay(entries)
+    words = explain(read_last(mailbox.journal(folder)).entries)
+
+    assert (again.differences, again.problems) == ([], [])
+    assert again.ticks > 20
+    assert again.commands >= 7
+    assert "1 to 2 allowed" in words.replicas
+
+
+def test_another_version_keeps_the_number_of_replicas(
+    say: Callable[..., dict[str, Any]], cluster: Session, two: Bundle, endpoint: Endpoint
+) -> None:
+    say("pin", {"replicas": 2})
+    _until(lambda: len(_pids(cluster)) == 2)
+    before = _pids(cluster)
+
+    served = deployment.deploy(cluster, two, 2)
+
+    assert served.in_place
+    assert _pids(cluster) == before
+    say("unpin")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_dashboard_of_a_cluster_that_others_started_is_looked_for_beside_its_gcs() -> None:
+    assert beside_gcs() == "http://127.0.0.1:8265"

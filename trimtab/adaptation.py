@@ -1,0 +1,229 @@
+"""A person and the adaptation of an endpoint: look at it, ask why, replay its record, order something.
+
+All of it works on the record in the store, which is there without an actor too; neither Ray nor the cluster is asked.
+"""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from cluster.config import Adapt, Experiment
+from cluster.errors import NotFoundError, UserError
+from serve.adapt import explain as words
+from serve.adapt import mailbox, replay
+from serve.adapt.bounds import Bounds
+from serve.adapt.journal import STATE, Entry, read, read_last
+from serve.adapt.mailbox import Mailbox
+from serve.adapt.proposals import FIELDS, Command
+from serve.adapt.signals import Snapshot
+from trimtab.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ANSWER_S = 30.0
+STALE_S = 5.0
+
+
+def folder(experiment: Experiment, workspace: Workspace) -> Path:
+    return mailbox.place(workspace.store, experiment.name)
+
+
+def recent(experiment: Experiment, workspace: Workspace) -> list[Entry]:
+    """The record from its last state on. Raises NotFoundError when nothing has been recorded."""
+    place = mailbox.journal(folder(experiment, workspace))
+    found = read_last(place).entries
+    if not any(entry["kind"] == replay.TICK for entry in found):
+        mend = "deploy it with adapt.enabled, from the same store, and wait a second"
+        raise NotFoundError(f"no adaptation of {experiment.name} is recorded in {place}; {mend}")
+    return found
+
+
+def explained(experiment: Experiment, workspace: Workspace) -> words.Explanation:
+    return words.explain(recent(experiment, workspace))
+
+
+def order(
+    verb: Any, experiment: Experiment, workspace: Workspace, settings: Sequence[str] = (), fields: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Send a command and return the actor's answer.
+
+    Raises:
+        UserError: no setting of a replica, or the actor refuses, with its reason.
+        DeadlineError: no actor answers; the command waits for one.
+    """
+    changes = dict(_setting(text) for text in settings)
+    for name in fields:
+        _check_field("FIELD", name)
+    place = folder(experiment, workspace)
+    if not place.is_dir():
+        recent(experiment, workspace)  # says what is missing
+    box = Mailbox(place)
+    said = box.wait(box.send(Command(verb, getpass.getuser(), changes, tuple(fields))), ANSWER_S)
+    if said["refused"]:
+        raise UserError(verb, " ".join(settings), said["refused"][0], "choose a value inside the bounds")
+    return {
+        "endpoint": experiment.name,
+        "paused": f"by {said['paused']}" if said["paused"] else "no",
+        "pinned": list(said["pins"]),
+        "envelope": said["envelope"],
+    }
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError("SETTING", text, "is no NAME=VALUE", "write it as max_batch=16")
+    _check_field("SETTING", name)
+    found = yaml.safe_load(value)
+    return name, [found] if name == "variants" and isinstance(found, str) else found
+
+
+def _check_field(field: str, name: str) -> None:
+    if name not in FIELDS:
+        raise UserError(field, name, "cannot be changed", f"known are {', '.join(FIELDS)}")
+
+
+def replayed(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The decisions of a journal made once more, and what differs. Raises NotFoundError, UserError."""
+    if not path.exists():
+        raise NotFoundError(f"no journal {path}; give a folder of a journal, or one of its files")
+    reading = read(path)
+    bounds = _bounds(reading.entries, overrides) if overrides else None
+    found = replay.replay(reading.entries, bounds)
+    return {
+        "ticks": found.ticks,
+        "commands": found.commands,
+        "actions recorded": found.actions,
+        "actions replayed": found.replayed_actions,
+        "gaps": found.gaps,
+        "same": not found.differences,
+        "differences": [{"at": d.at, "recorded": d.recorded, "replayed": d.replayed} for d in found.differences],
+        "problems": [*reading.problems, *found.problems],
+    }
+
+
+def _bounds(entries: Sequence[Entry], overrides: Sequence[str]) -> Bounds:
+    """The recorded ones with `adapt.NAME=VALUE` on top."""
+    state = next((entry for entry in entries if entry["kind"] == STATE), None)
+    if state is None:
+        raise NotFoundError("the journal holds no state to begin with")
+    recorded = Bounds.from_json(state["state"]["bounds"])
+    names = {"cooldown": "cooldown_s", "dwell": "dwell_s", "replica_cooldown": "replica_cooldown_s",
+             "patience": "patience_s", "actions_per_minute": "actions_per_minute"}  # fmt: skip
+    tree = recorded.to_json()
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        name = key.removeprefix("adapt.")
+        if not equals or not key.startswith("adapt.") or name not in names:
+            known = ", ".join(f"adapt.{name}" for name in names)
+            raise UserError("--set", text, "is no setting that a replay can change", f"known are {known}")
+        try:
+            tree[names[name]] = getattr(Adapt.model_validate({name: yaml.safe_load(value)}), name)
+        except ValidationError as error:
+            raise UserError("--set", text, error.errors(include_url=False)[0]["msg"], "mend it") from None
+    return Bounds.from_json(tree)
+
+
+# The live view
+
+
+def watch(experiment: Experiment, workspace: Workspace, *, once: bool, every_s: float) -> None:
+    """Until it is interrupted: a view that renews itself on a terminal, a line (JSON with --json) elsewhere."""
+    screen = workspace.screen
+    shown = 0.0
+    with screen.live() as show:
+        while True:
+            entries = recent(experiment, workspace)
+            found = figures(entries, time.time())
+            if found["at"] != shown or once:
+                shown = found["at"]
+                if screen.as_json:
+                    screen.line(found)
+                elif screen.is_terminal and not once:
+                    show(view(found))
+                else:
+                    screen.text(line(found))
+            if once:
+                return
+            time.sleep(every_s)
+
+
+def figures(entries: Sequence[Entry], now: float) -> dict[str, Any]:
+    """What the view shows, as plain values."""
+    tick = next(entry for entry in reversed(entries) if entry["kind"] == replay.TICK)
+    seen, mind, why = Snapshot.from_json(tick["snapshot"]), replay.recover(entries), words.explain(entries)
+    guard = mind.guard if mind else None
+    return {
+        "at": tick["at"],
+        "age_s": round(now - tick["at"], 1),
+        "target": why.target,
+        "rows_per_s": seen.arrivals_per_s,
+        "requests_per_s": seen.requests_per_s,
+        "in_time": seen.share_in_time,
+        "queue_delay_ms": {"p50": _ms(seen.queue_delay_p50_s), "p99": _ms(seen.queue_delay_p99_s)},
+        "latency_ms": {"p50": _ms(seen.latency_p50_s), "p99": _ms(seen.latency_p99_s)},
+        "rungs": {rung.variant: rung.share for rung in seen.rungs},
+        "effective_accuracy": seen.effective_accuracy,
+        "refused": seen.refused or {},
+        "waiting_rows": seen.waiting_rows,
+        "utilisation": seen.utilisation,
+        "replicas": {"running": seen.running, "wanted": seen.target, "silent": list(seen.missing)},
+        "envelope": seen.envelope or {},
+        "paused": guard.paused if guard else None,
+        "pins": dict(guard.pins) if guard else {},
+        "decisions": list(why.decisions),
+    }
+
+
+def line(found: Mapping[str, Any]) -> str:
+    """One line for a log."""
+    rungs = " ".join(f"{variant} {100 * share:.0f}%" for variant, share in found["rungs"].items() if share) or "idle"
+    replicas, clock = found["replicas"], time.strftime("%H:%M:%S", time.localtime(found["at"]))
+    silent = f", {len(replicas['silent'])} silent" if replicas["silent"] else ""
+    last = f"  last: {found['decisions'][0]}" if found["decisions"] else ""
+    return (
+        f"{clock}  {found['rows_per_s']:.3g} rows/s  in time {100 * found['in_time']:.4g}%  "
+        f"p99 {found['latency_ms']['p99']:.3g} ms  {rungs}  replicas {replicas['running']}/{replicas['wanted']}"
+        f"{silent}{last}"
+    )
+
+
+def view(found: Mapping[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    rows: list[tuple[str, Callable[[], str]]] = [
+        ("arrivals", lambda: f"{found['rows_per_s']:.4g} rows/s, {found['requests_per_s']:.4g} requests/s"),
+        ("in time", lambda: f"{100 * found['in_time']:.4g} %, effective accuracy {found['effective_accuracy']:.4f}"),
+        ("latency", lambda: "p50 {p50:.3g} ms, p99 {p99:.3g} ms".format(**found["latency_ms"])),
+        ("queue", lambda: "p50 {p50:.3g} ms, p99 {p99:.3g} ms".format(**found["queue_delay_ms"])),
+        ("rungs", lambda: ", ".join(f"{v} {100 * share:.0f} %" for v, share in found["rungs"].items())),
+        ("refused", lambda: ", ".join(f"{kind} {n}" for kind, n in found["refused"].items()) or "none"),
+        ("replicas", lambda: "{running} run, {wanted} wanted, silent: ".format(**found["replicas"])
+                             + (", ".join(found["replicas"]["silent"]) or "none")),
+        ("envelope", lambda: ", ".join(f"{k} {v}" for k, v in found["envelope"].items()) or "as the experiment says"),
+        ("person", lambda: "; ".join(filter(None, [
+            f"paused by {found['paused']}" if found["paused"] else "",
+            ", ".join(f"{name} pinned by {who}" for name, who in found["pins"].items())])) or "nothing ordered"),
+    ]  # fmt: skip
+    for name, value in rows:
+        table.add_row(name, Text(value()))
+    parts: list[RenderableType] = [Text(found["target"], style="bold")]
+    if found["age_s"] > STALE_S:
+        parts.append(Text(f"the record is {found['age_s']:.0f} s old: no actor writes it just now", style="yellow"))
+    decisions = [Text(f"  {text}") for text in found["decisions"]] or [Text("  none yet")]
+    return Group(*parts, table, Text("last decisions", style="bold"), *decisions)
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)
