@@ -14,7 +14,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ from cluster.store import Store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-BUNDLE_TAG, RUN_TAG = "trimtab.bundle", "trimtab.run"
+BUNDLE_TAG, RUN_TAG, PARENT_TAG = "trimtab.bundle", "trimtab.run", "mlflow.parentRunId"
+MOST_METRICS = 1000  # that MLflow takes in one batch
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,17 @@ class Registry:
 
     # Runs
 
-    def start_run(self, experiment: str, run_key: str, params: dict[str, Any], tags: dict[str, str]) -> str:
-        """MLflow's id of the run with this key: the one that was not finished, or a new one."""
+    def start_run(
+        self,
+        experiment: str,
+        run_key: str,
+        params: dict[str, Any],
+        tags: dict[str, str],
+        parent: str | None = None,
+    ) -> str:
+        """MLflow's id of the run with this key: the one that was not finished, or a new one (a child of `parent`)."""
+        if parent is not None:
+            tags = {**tags, PARENT_TAG: parent}
         client = self._client()
         experiment_id = self._experiment(experiment)
         query = f"tags.`{RUN_TAG}` = '{run_key}' and attributes.status = 'RUNNING'"
@@ -76,11 +86,26 @@ class Registry:
 
     def log(self, run_id: str, metrics: dict[str, float], step: int) -> None:
         """One batch of metrics; `step` is the epoch."""
+        self.log_history(run_id, [(step, metrics)])
+
+    def log_history(self, run_id: str, history: Sequence[tuple[int, dict[str, float]]]) -> None:
+        """Metrics of many epochs in one batch."""
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
-        batch = [Metric(name, float(value), now_ms, step) for name, value in sorted(metrics.items())]
-        self._client().log_batch(run_id, metrics=batch)
+        batch = [
+            Metric(name, float(value), now_ms, step)
+            for step, metrics in history
+            for name, value in sorted(metrics.items())
+        ]
+        for start in range(0, len(batch), MOST_METRICS):
+            self._client().log_batch(run_id, metrics=batch[start : start + MOST_METRICS])
+
+    def children(self, experiment: str, parent: str) -> set[str]:
+        """Keys of the finished runs under a parent."""
+        query = f"tags.`{PARENT_TAG}` = '{parent}' and attributes.status != 'RUNNING'"
+        found = self._client().search_runs([self._experiment(experiment)], query, max_results=10_000)
+        return {str(run.data.tags[RUN_TAG]) for run in found if RUN_TAG in run.data.tags}
 
     def end_run(self, run_id: str, status: str = "FINISHED") -> None:
         """`status`: FINISHED, FAILED or KILLED."""

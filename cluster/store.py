@@ -25,7 +25,14 @@ from pyarrow import fs
 from cluster.errors import NotFoundError, StoreError, TrimtabError
 from cluster.files import write_whole
 
-Kind = Literal["datasets", "runs", "bundles", "steps"]
+Kind = Literal["datasets", "runs", "bundles", "steps", "searches"]
+SINGULAR: dict[Kind, str] = {
+    "datasets": "dataset",
+    "runs": "run",
+    "bundles": "bundle",
+    "steps": "step",
+    "searches": "search",
+}
 MANIFEST = "manifest.json"
 RESERVE_BYTES = 256 * 1024**2  # kept free for everything else that writes to the disk
 
@@ -123,7 +130,7 @@ class Store:
         """Raises NotFoundError when nothing was published under the key."""
         data = self._get(f"{kind}/{key}/{MANIFEST}")
         if data is None:
-            raise NotFoundError(f"no {kind[:-1]} {key} in the store {self.uri}")
+            raise NotFoundError(f"no {SINGULAR[kind]} {key} in the store {self.uri}")
         manifest: dict[str, Any] = json.loads(data)
         return manifest
 
@@ -147,6 +154,10 @@ class Store:
             write_whole(self.local / path, data)
         except OSError as error:
             raise _not_writable(self.uri, error) from error
+
+    def get(self, path: str) -> bytes | None:
+        """What `put` wrote there, or None."""
+        return self._get(path)
 
     def _get(self, path: str) -> bytes | None:
         if self.local is not None:

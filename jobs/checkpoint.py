@@ -36,13 +36,22 @@ class Course:
     over: str = ""  # why it ended, empty while it goes on
     attempt: int = 1  # which start of the worker group this is
 
-    def record(self, entry: dict[str, Any], weights: dict[str, torch.Tensor], rule: EarlyStopping | None) -> None:
-        """Add a finished epoch and decide: pure in `entry`, so that equal numbers give every rank the same answer."""
+    def record(
+        self,
+        entry: dict[str, Any],
+        weights: dict[str, torch.Tensor],
+        rule: EarlyStopping | None,
+        keep_last: bool = False,
+    ) -> None:
+        """Add a finished epoch and decide: pure in `entry`, so that equal numbers give every rank the same answer.
+
+        With `keep_last` the newest epoch is the best, whatever its figures say.
+        """
         rank, needed = _rank(entry, rule), rule.min_delta if rule else 0.0
         best = _rank(self.history[self.best_epoch], rule) if self.best_epoch >= 0 else None
         self.stale = 0 if best is None or rank[0] > best[0] + needed else self.stale + 1
         self.history.append(entry)
-        if best is None or rank > best:
+        if best is None or keep_last or rank > best:
             self.best_epoch = len(self.history) - 1
             self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
         if rule is not None:
@@ -80,6 +89,13 @@ def load(folder: Path) -> tuple[dict[str, Any], Course]:
 def storage_path(store: Store) -> str:
     """Where Ray Train keeps the runs' folders; in the store, so that another driver finds them."""
     return f"{store.uri}/checkpoints"
+
+
+def names(store: Store) -> list[str]:
+    """Keys of the runs and searches that have checkpoints."""
+    system, path = _folder(store, "")
+    found = system.get_file_info(fs.FileSelector(path.rstrip("/"), allow_not_found=True))
+    return [info.base_name for info in found]
 
 
 def discard(store: Store, key: str) -> None:

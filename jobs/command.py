@@ -43,13 +43,13 @@ class Context:
 Step = Callable[[Context], dict[str, Any]]
 
 
-def main(step: str, body: Step, argv: Sequence[str] | None = None) -> int:
-    """Run one step as a process; returns its exit code."""
-    arguments = _arguments(step, argv)
+def main(step: str, body: Step, argv: Sequence[str] | None = None, module: str = "") -> int:
+    """Run one step as a process; returns its exit code. `module` is what runs it, by default `jobs.<step>`."""
+    arguments = _arguments(step, argv, module or f"jobs.{step}")
     started = time.monotonic()
     try:
         experiment = experiments.load(arguments.experiment, arguments.set)
-        found = Keys(*arguments.keys) if arguments.keys else keys.of(experiment)
+        found = Keys.given(arguments.keys) if arguments.keys else keys.of(experiment)
         session.connect()
         store = Store.open(arguments.store or default_store())
         figures = body(Context(experiment, store, progress.Progress(step), found))
@@ -66,11 +66,11 @@ def main(step: str, body: Step, argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _arguments(step: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"python -m jobs.{step}", description=f"The {step} step of an experiment.")
+def _arguments(step: str, argv: Sequence[str] | None, module: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=f"The {step} step of an experiment.")
     parser.add_argument("experiment", help=f"experiment file, or - for the JSON in {experiments.ENVIRONMENT}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     parser.add_argument("--store", help="folder or URI (TRIMTAB_STORE)")
-    what = "keys of dataset, run and bundle, when they were planned elsewhere"
-    parser.add_argument("--keys", nargs=3, metavar="KEY", help=what)
+    what = "keys of dataset, run, bundle and search, if any, when they were planned elsewhere"
+    parser.add_argument("--keys", nargs="+", metavar="KEY", help=what)
     return parser.parse_args(argv if argv is not None else sys.argv[1:])

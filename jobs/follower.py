@@ -21,15 +21,23 @@ POLL_S = 0.3
 
 
 class Board:
-    """A small actor between rank 0 and the driver: the newest figures, and those of each finished epoch."""
+    """A small actor between rank 0 and the driver: newest figures, those of each finished epoch, and a flag back."""
 
     def __init__(self) -> None:
+        self._is_stopped = False
         self._done, self._figures, self._epochs = 0.0, {}, []  # type: tuple[float, dict[str, Any], list[dict[str, Any]]]
 
     def write(self, done: float, figures: dict[str, Any], finished: bool) -> None:
         self._done, self._figures = done, figures
         if finished:
             self._epochs.append(figures)
+
+    def stop(self) -> None:
+        """Ask the training to end after the epoch it is in."""
+        self._is_stopped = True
+
+    def is_stopped(self) -> bool:
+        return self._is_stopped
 
     def read(self, num_known: int) -> tuple[float, dict[str, Any], list[dict[str, Any]]]:
         """Epochs done, newest figures, and the finished epochs after the first `num_known`."""

@@ -6,9 +6,11 @@ work; it does not change with the rest of the file. Loads neither Ray nor torch:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 from cluster.config import Experiment
+from cluster.errors import ConfigError
 from cluster.experiment import fingerprint
 from jobs import sources
 from tasks.task import code_version
@@ -26,12 +28,14 @@ PREPROCESS_CODE = (
     "jobs.source_rows",
     "jobs.source_tables",
 )
-TRAIN_CODE = ("jobs.train", "jobs.loop", "jobs.feed", "jobs.checkpoint")
+TRAIN_CODE = ("jobs.train", "jobs.loop", "jobs.feed", "jobs.precision", "jobs.checkpoint")
+SEARCH_CODE = ("tune.search", "tune.space", "tune.study", "tune.trial", "tune.refit")
 EVALUATE_CODE = (
     "jobs.evaluate",
     "jobs.model_card",
     "jobs.rungs",
     "jobs.distil",
+    "jobs.precision",
     "ladder.variants",
     "ladder.profile",
     "ladder.latency",
@@ -41,11 +45,23 @@ EVALUATE_CODE = (
 
 @dataclass(frozen=True)
 class Keys:
-    """Of the dataset, the training run and the bundle."""
+    """Of the dataset, the training run and the bundle; and of the search before the run, where there is one."""
 
     dataset: str
     run: str
     bundle: str
+    search: str = ""
+
+    @staticmethod
+    def given(words: Sequence[str]) -> Keys:
+        """From a command line. Raises ConfigError when there are too few or too many."""
+        if len(words) not in (3, 4):
+            raise ConfigError("--keys", list(words), "are not 3 or 4 keys", "leave it away to have them computed")
+        return Keys(*words)
+
+    def words(self) -> list[str]:
+        """As `given` takes them."""
+        return [key for key in astuple(self) if key]
 
 
 def of(experiment: Experiment) -> Keys:
@@ -54,7 +70,17 @@ def of(experiment: Experiment) -> Keys:
     data = experiment.data, experiment.seed, experiment.task, sources.fingerprint(experiment)
     dataset = fingerprint(*data, code["dataset"])
     run = fingerprint(experiment.train, experiment.model, experiment.seed, experiment.task, dataset, code["run"])
-    return Keys(dataset, run, fingerprint(experiment.name, experiment.ladder, run, code["bundle"]))
+    search = _search(experiment, run)
+    run = fingerprint(run, search) if search else run
+    return Keys(dataset, run, fingerprint(experiment.name, experiment.ladder, run, code["bundle"]), search)
+
+
+def _search(experiment: Experiment, untuned_run: str) -> str:
+    """Empty where the experiment has no search. Latency and the objective count only where they choose."""
+    if experiment.tune is None:
+        return ""
+    chooses = (experiment.serve.objective, experiment.serve.max_batch) if experiment.tune.latency else ()
+    return fingerprint(experiment.tune, *chooses, untuned_run, code_version(experiment, *SEARCH_CODE))
 
 
 _CODE = {"dataset": PREPROCESS_CODE, "run": TRAIN_CODE, "bundle": EVALUATE_CODE}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
 from ray.train.torch import get_device, prepare_model
@@ -25,7 +26,8 @@ from cluster.store import Store
 from jobs import checkpoint
 from jobs.checkpoint import Course
 from jobs.feed import Feed, InMemory, Streamed
-from tasks.dataset import read_dataset
+from jobs.precision import uses_bf16
+from tasks.dataset import Dataset, read_dataset
 from tasks.task import load_task
 
 PULSE_STEPS = 50  # steps between two looks at the loss that all ranks take together
@@ -56,11 +58,10 @@ def run_epochs(trainer: Trainer) -> str:
     for epoch in range(len(trainer.course.history), trainer.epochs):
         if trainer.course.over:  # started again after its last epoch
             break
-        entry = {**trainer.train(epoch), **trainer.validate()}
-        if not math.isfinite(entry["train_loss"] + entry["validation_loss"]):
-            rate = trainer.recipe.learning_rate
-            return f"the loss is not finite in epoch {epoch + 1}; lower train.learning_rate (now {rate})"
-        trainer.finish(entry)
+        if failure := trainer.run_epoch(epoch):
+            return failure
+        if trainer.is_told_to_stop():
+            break
     return ""
 
 
@@ -69,20 +70,18 @@ class Trainer:
 
     def __init__(self, work: Work) -> None:
         self.work, self.recipe, self.epochs = work, work.experiment.train, work.experiment.train.epochs
-        context = ray.train.get_context()
-        self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self.device = get_device()
+        self.rank, self.world, self.device = self._place()
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # the ranks are the parallelism; more threads would fight over the cores
-        dataset = read_dataset(work.store, work.dataset)
+        dataset = self._dataset()
+        if self.recipe.rows == "train_and_validation":
+            dataset = dataset.learning_from_validation()
         self.task = load_task(work.experiment)
         self.bf16 = uses_bf16(self.recipe.precision, self.device)
         self.feed: Feed = (Streamed if work.stream else InMemory)(dataset, work.experiment, self.rank, self.world)
 
         torch.manual_seed(work.experiment.seed)
-        # Buffers are averaged once per epoch instead of sent round before every step.
-        ddp = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
-        self.model = prepare_model(self.task.network(dataset.encoding), parallel_strategy_kwargs=ddp)
+        self.model = self._wrapped(self.task.network(dataset.encoding))
         self.network: torch.nn.Module = getattr(self.model, "module", self.model)  # without DDP's wrapper
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -99,6 +98,15 @@ class Trainer:
         )
         self.course = Course()
         self._resume()
+
+    def run_epoch(self, epoch: int) -> str:
+        """Train, validate, report; returns what went wrong."""
+        entry = {**self.train(epoch), **self.validate()}
+        if not math.isfinite(entry["train_loss"] + entry["validation_loss"]):
+            rate = self.recipe.learning_rate
+            return f"the loss is not finite in epoch {epoch + 1}; lower train.learning_rate (now {rate})"
+        self.finish(entry)
+        return ""
 
     def train(self, epoch: int) -> dict[str, Any]:
         """One epoch; the loss and the counts are those of all ranks together."""
@@ -132,22 +140,72 @@ class Trainer:
 
     def finish(self, entry: dict[str, Any]) -> None:
         """Record the epoch and hand it to Ray Train, a barrier over the ranks; rank 0 brings the checkpoint."""
-        self.course.record(entry, self.network.state_dict(), self.recipe.early_stopping)
+        keep_last = self.recipe.rows == "train_and_validation"
+        self.course.record(entry, self.network.state_dict(), self.recipe.early_stopping, keep_last)
         self.say(len(self.course.history), entry, finished=True)
+        self._report(entry)
+
+    def say(self, done: float, figures: dict[str, Any], finished: bool = False) -> None:
+        """Show the driver how far we are; nobody waits for it."""
+        if self.rank == 0 and self.work.board is not None:
+            self.work.board.write.remote(done, figures, finished)
+
+    def is_told_to_stop(self) -> bool:
+        """Whether the board says so; rank 0 asks, and all ranks get the same answer."""
+        board = self.work.board
+        if board is None:
+            return False
+        told = float(self.rank == 0 and ray.get(board.is_stopped.remote()))
+        return self._over_ranks(torch.tensor([told], dtype=torch.float64, device=self.device))[0] > 0
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the course."""
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def go_on(self, parts: dict[str, Any], course: Course) -> None:
+        """Take over what `parts` gave, here or in another process."""
+        self.course = course
+        self.course.attempt += 1
+        self.network.load_state_dict(parts["model"])
+        self.optimizer.load_state_dict(parts["optimizer"])
+        self.scheduler.load_state_dict(parts["scheduler"])
+
+    # Where Ray Train comes in; a trial of a search does without it (`tune.trial`).
+
+    def _place(self) -> tuple[int, int, torch.device]:
+        """Rank, number of ranks, device."""
+        context = ray.train.get_context()
+        return context.get_world_rank(), context.get_world_size(), get_device()
+
+    def _dataset(self) -> Dataset:
+        return read_dataset(self.work.store, self.work.dataset)
+
+    def _wrapped(self, network: torch.nn.Module) -> torch.nn.Module:
+        # Buffers are averaged once per epoch instead of sent round before every step.
+        ddp = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
+        wrapped: torch.nn.Module = prepare_model(network, parallel_strategy_kwargs=ddp)
+        return wrapped
+
+    def _report(self, entry: dict[str, Any]) -> None:
         if self.rank != 0:
             ray.train.report(entry)
             return
         # After a restart the same epoch comes again; writing over its old folder could leave a mixture.
         name = f"epoch-{entry['epoch']:05}-{uuid.uuid4().hex[:8]}"
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint.save(Path(folder), self._parts(), self.course)
+            checkpoint.save(Path(folder), self.parts(), self.course)
             made = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(entry, checkpoint=made, checkpoint_dir_name=name)
 
-    def say(self, done: float, figures: dict[str, Any], finished: bool = False) -> None:
-        """Show the driver how far we are; nobody waits for it."""
-        if self.rank == 0 and self.work.board is not None:
-            self.work.board.write.remote(done, figures, finished)
+    def _resume(self) -> None:
+        found = ray.train.get_checkpoint()
+        if found is not None:
+            with found.as_directory() as folder:
+                self.go_on(*checkpoint.load(Path(folder)))
 
     def _step(self, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -158,24 +216,6 @@ class Trainer:
         self.optimizer.step()
         self.scheduler.step()
         return _sums(loss.detach() * len(rows), len(rows))
-
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "model": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-        }
-
-    def _resume(self) -> None:
-        found = ray.train.get_checkpoint()
-        if found is None:
-            return
-        with found.as_directory() as folder:
-            parts, self.course = checkpoint.load(Path(folder))
-        self.course.attempt += 1
-        self.network.load_state_dict(parts["model"])
-        self.optimizer.load_state_dict(parts["optimizer"])
-        self.scheduler.load_state_dict(parts["scheduler"])
 
     def _average_buffers(self) -> None:
         """Batch norm's running statistics differ by rank; their mean has seen all rows and is the same everywhere."""
@@ -223,16 +263,3 @@ class Pulse:
         (cpu_s,) = self._trainer._over_ranks(torch.tensor([cpu], dtype=torch.float64, device=self._trainer.device))
         world, attempt = self._trainer.world, self._trainer.course.attempt
         return {"epoch": self._epoch, "seconds": seconds, "cpu_s": cpu_s, "world_size": world, "attempt": attempt}
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bf16: as asked, or by `auto` where the device does so natively (slow elsewhere)."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

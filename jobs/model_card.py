@@ -123,14 +123,32 @@ def _recipe(experiment: Experiment, trained: dict[str, Any]) -> str:
     num_rows, seconds = trained["rows"], trained["seconds"]
     return (
         "## How it was made\n\n"
-        f"Task `{experiment.task}`, network `{model.network}` (dropout {model.dropout}, label smoothing "
+        f"Task `{experiment.task}`, network `{model.network}` (width {model.width:g}, "
+        f"dropout {model.dropout}, label smoothing "
         f"{model.label_smoothing}), AdamW with a one-cycle schedule: peak learning rate {recipe.learning_rate}, "
         f"weight decay {recipe.weight_decay}, batch {recipe.batch_size}, augmentation `{recipe.augment}`, "
         f"seed {experiment.seed}, {recipe.workers} worker{'s' if recipe.workers > 1 else ''}. "
         f"{trained['epochs']} of at most {recipe.epochs} epochs ({trained['over']}); the weights are those of epoch "
         f"{trained['best_epoch'] + 1}, the best on the validation split. "
         f"{num_rows:,} rows in {seconds:.1f} s, {trained['cpu_s']:.1f} CPU-seconds on the workers."
+        + _origin(trained.get("origin") or {})
     )
+
+
+def _origin(origin: dict[str, Any]) -> str:
+    """Which search chose the settings, and what it saw in them."""
+    if not origin:
+        return ""
+    settings = ", ".join(f"{name} {_shown(value)}" for name, value in origin["config"].items())
+    both = " It learned from the validation rows too, so figures on them say little." * origin["with_validation"]
+    return (
+        f"\n\nThe settings {settings} were chosen by trial `{origin['trial']}`, the best of {origin['trials']} in the "
+        f"search `{origin['search']}`: validation {origin['metric']} {_shown(origin['value'])} there.{both}"
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _results(trained: dict[str, Any], metrics: dict[str, Any], ladder: dict[str, Any]) -> str:
@@ -155,7 +173,8 @@ def _ladder(ladder: dict[str, Any]) -> str:
     size = max(map(int, largest))
     lines = [
         f"| {rung['variant']} | {rung['accuracy']:.4f} | {rung['agreement']:.4f} | {1000 * rung['seconds']['1']:.3f} "
-        f"| {1000 * rung['seconds'][str(size)]:.3f} | {rung['bytes'] / 1024:,.0f} | {1000 * rung['load_s']:.0f} |"
+        f"| {1000 * rung['seconds'][str(size)]:.3f} | {rung['bytes'] / 1024:,.0f} | {rung['memory_bytes'] / 1024:,.0f} "
+        f"| {1000 * rung['load_s']:.0f} |"
         for rung in ladder["rungs"]
     ]
     left_out = [f"- `{each['variant']}` {each['reason']}." for each in ladder["left_out"]]
@@ -163,8 +182,8 @@ def _ladder(ladder: dict[str, Any]) -> str:
         "## Ladder\n\nFrom the most accurate to the cheapest. Accuracy and agreement with "
         f"`{ladder['reference']}` are on the {ladder['rows']:,} validation rows; milliseconds are of one pass on one "
         "thread of the machine that made the bundle. ![Accuracy against time](ladder.png)\n\n"
-        f"| variant | accuracy | agreement | ms, 1 row | ms, {size} rows | KiB | ms to load |\n"
-        "|---|---|---|---|---|---|---|\n"
+        f"| variant | accuracy | agreement | ms, 1 row | ms, {size} rows | KiB | KiB in memory | ms to load |\n"
+        "|---|---|---|---|---|---|---|---|\n"
         + "\n".join(lines)
         + ("\n\nLeft out:\n\n" + "\n".join(left_out) if left_out else "")
     )

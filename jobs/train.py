@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,10 +48,12 @@ def run(
     progress: Progress,
     registry: Registry | None = None,
     max_memory_bytes: int | None = None,
+    origin: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Train and publish `runs/<key>`; returns its figures. Does nothing but that when it is published already.
 
-    Larger datasets than `max_memory_bytes` (default: a quarter of the free memory) are streamed.
+    Larger datasets than `max_memory_bytes` (default: a quarter of the free memory) are streamed. `origin` says
+    where the settings come from (a search and its trial); the run's manifest and its tags keep it.
 
     Raises:
         ConfigError: more workers or GPUs asked for than the cluster has.
@@ -64,12 +67,35 @@ def run(
     _check_rows(experiment, dataset)
     checkpoint.discard_if_broken(store, key)
     follower = Follower(progress, experiment.train.epochs)
-    with _registered(registry, experiment, dataset_key, key) as log:
+    with _registered(registry, experiment, dataset_key, key, origin) as log:
         follower.log = log
         course, feed = _fit(experiment, store, dataset, key, follower, max_memory_bytes)
-        manifest = _publish(experiment, store, dataset, key, course, feed=feed, mlflow_run=log.run_id)
+        more = {"feed": feed, "mlflow_run": log.run_id, "origin": dict(origin)}
+        manifest = _publish(experiment, store, dataset, key, course, **more)
         follower.finish(course)
     checkpoint.discard(store, key)
+    return _figures(manifest)
+
+
+def adopt(
+    experiment: Experiment,
+    store: Store,
+    dataset: Dataset,
+    key: str,
+    course: Course,
+    progress: Progress,
+    registry: Registry | None,
+    origin: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Publish a training that was done elsewhere, by a trial of a search, as `runs/<key>`; returns its figures."""
+    if store.has("runs", key):
+        return _figures(store.manifest("runs", key))
+    follower = Follower(progress, experiment.train.epochs)
+    with _registered(registry, experiment, dataset.key, key, origin) as log:
+        follower.log = log
+        more = {"feed": "memory", "mlflow_run": log.run_id, "origin": dict(origin)}
+        manifest = _publish(experiment, store, dataset, key, course, **more)
+        follower.finish(course)
     return _figures(manifest)
 
 
@@ -87,28 +113,13 @@ def _fit(
 ) -> tuple[Course, str]:
     """Run Ray Train to its end; the course of the last checkpoint, and whether rows came by `memory` or `stream`."""
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from jobs.loop import Work, loop
+    from ray.train import TrainingFailedError
 
     recipe = experiment.train
-    stream = _must_stream(dataset, recipe.workers, max_bytes)
+    stream = must_stream(dataset, recipe.workers, max_bytes)
     board = ray.remote(num_cpus=0)(Board).remote()
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config={"work": Work(experiment, store, dataset.key, stream, board)},
-        torch_config=TorchConfig(timeout_s=max(1, round(recipe.collective_timeout))),
-        scaling_config=ScalingConfig(num_workers=recipe.workers, **_resources(experiment, ray.cluster_resources())),
-        datasets={"train": _ray_dataset(store, dataset)} if stream else None,
-        run_config=RunConfig(
-            name=key,
-            storage_path=checkpoint.storage_path(store),
-            logging_config=LoggingConfig(log_level="CRITICAL"),
-            failure_config=FailureConfig(max_failures=recipe.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=recipe.keep_checkpoints),
-        ),
-    )
+    needed = resources(experiment, ray.cluster_resources())
+    trainer = ray_trainer(experiment, store, dataset, key, stream=stream, board=board, needed=needed)
     try:
         with follower.watch(board):
             result = trainer.fit()
@@ -123,7 +134,47 @@ def _fit(
         return checkpoint.load(Path(folder))[1], "stream" if stream else "memory"
 
 
-def _must_stream(dataset: Dataset, workers: int, max_bytes: int | None) -> bool:
+def ray_trainer(
+    experiment: Experiment,
+    store: Store,
+    dataset: Dataset,
+    key: str,
+    *,
+    stream: bool,
+    board: Any,
+    needed: dict[str, Any],
+    callbacks: Sequence[Any] = (),
+) -> Any:
+    """Ray Train's trainer, not started; `needed` is what `resources` says, `callbacks` are told of each epoch.
+
+    Its return value's `failure` says why the loss became infinite, empty if it did not.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from jobs.loop import Work, loop
+
+    recipe = experiment.train
+    if recipe.rows == "train_and_validation":
+        dataset = dataset.learning_from_validation()
+    return TorchTrainer(
+        loop,
+        train_loop_config={"work": Work(experiment, store, dataset.key, stream, board)},
+        torch_config=TorchConfig(timeout_s=max(1, round(recipe.collective_timeout))),
+        scaling_config=ScalingConfig(num_workers=recipe.workers, **needed),
+        datasets={"train": _ray_dataset(store, dataset)} if stream else None,
+        run_config=RunConfig(
+            name=key,
+            storage_path=checkpoint.storage_path(store),
+            logging_config=LoggingConfig(log_level="CRITICAL"),
+            failure_config=FailureConfig(max_failures=recipe.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=recipe.keep_checkpoints),
+            callbacks=list(callbacks),
+        ),
+    )
+
+
+def must_stream(dataset: Dataset, workers: int, max_bytes: int | None = None) -> bool:
     """Whether a copy of the rows on each worker would take more memory than it may."""
     import psutil
 
@@ -141,7 +192,7 @@ def _ray_dataset(store: Store, dataset: Dataset) -> Any:
     return ray.data.read_parquet(paths).select_columns(["x", "y"])
 
 
-def _resources(experiment: Experiment, cluster: dict[str, float]) -> dict[str, Any]:
+def resources(experiment: Experiment, cluster: dict[str, float]) -> dict[str, Any]:
     """What each worker reserves. Raises ConfigError when the cluster cannot have that much."""
     recipe, cpus, gpus = experiment.train, cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     if recipe.device == "cuda" and gpus < recipe.workers:
@@ -212,7 +263,9 @@ def _figures(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _registered(registry: Registry | None, experiment: Experiment, dataset: str, key: str) -> Iterator[RunLog]:
+def _registered(
+    registry: Registry | None, experiment: Experiment, dataset: str, key: str, origin: Mapping[str, Any]
+) -> Iterator[RunLog]:
     """A run in the registry that ends as the block does."""
     if registry is None:
         yield RunLog(None, None)
@@ -220,7 +273,8 @@ def _registered(registry: Registry | None, experiment: Experiment, dataset: str,
     sections = {"model": experiment.model.model_dump(mode="json"), "train": experiment.train.model_dump(mode="json")}
     params = {f"{section}.{name}": value for section, tree in sections.items() for name, value in tree.items()}
     params["seed"] = experiment.seed
-    run_id = registry.start_run(experiment.name, key, params, {"dataset": dataset})
+    tags = {"dataset": dataset, **{f"trimtab.{name}": origin[name] for name in ("search", "trial") if name in origin}}
+    run_id = registry.start_run(experiment.name, key, params, tags, parent=origin.get("mlflow_run"))
     try:
         yield RunLog(registry, run_id)
     except KeyboardInterrupt:

@@ -53,7 +53,8 @@ def test_a_student_learns_from_its_teacher(digits_splits, encoding: Encoding, te
     task = load_task(experiment(augment=augment))
     threads = torch.get_num_threads()
 
-    taught = distil(teacher, student(task, encoding), *digits_splits["train"], task)
+    taught = student(task, encoding)
+    distil(teacher, {"student": taught}, *digits_splits["train"], task)
 
     rows, truth = digits_splits["validation"]
     with torch.inference_mode():
@@ -63,10 +64,12 @@ def test_a_student_learns_from_its_teacher(digits_splits, encoding: Encoding, te
     assert torch.get_num_threads() == threads
 
 
-def test_the_same_seed_teaches_the_same(digits_splits, encoding: Encoding, teacher):
+def test_the_same_seed_teaches_the_same_whoever_is_beside(digits_splits, encoding: Encoding, teacher):
     task = load_task(experiment())
 
-    first, second = (distil(teacher, student(task, encoding), *digits_splits["train"], task) for _ in range(2))
+    first, second, beside = (student(task, encoding) for _ in range(3))
+    distil(teacher, {"student": first}, *digits_splits["train"], task)
+    distil(teacher, {"other": beside, "student": second}, *digits_splits["train"], task)
 
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -76,7 +79,8 @@ def test_fewer_rows_than_a_batch_are_enough(digits_splits, encoding: Encoding, t
     task = load_task(experiment())
     rows, truth = digits_splits["train"]
 
-    taught = distil(teacher, student(task, encoding), rows[:7], truth[:7], task)
+    taught = student(task, encoding)
+    distil(teacher, {"student": taught}, rows[:7], truth[:7], task)
 
     assert all(bool(torch.isfinite(weights).all()) for weights in taught.parameters())
 

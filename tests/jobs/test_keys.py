@@ -3,7 +3,7 @@ from __future__ import annotations
 import ast
 import gzip
 import os
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from cluster import experiment as experiments
 from jobs import keys
+from jobs.keys import Keys
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS: dict[str, Any] = {"name": "digits", "data": {"source": {"kind": "digits"}}}
@@ -31,8 +32,32 @@ def test_a_setting_changes_the_keys_of_the_steps_that_read_it(override: str, num
     before, after = keys.of(experiments.parse(DIGITS)), keys.of(experiments.parse(DIGITS, [override]))
 
     assert [a == b for a, b in zip(astuple(before), astuple(after), strict=True)] == [
-        i < num_unchanged for i in range(3)
+        i < num_unchanged or i == 3 for i in range(4)
     ]
+
+
+TUNED: dict[str, Any] = {**DIGITS, "tune": {"space": {"width": {"uniform": [0.5, 2.0]}}, "latency": True}}
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        pytest.param("tune.trials=3", {"search", "run", "bundle"}, id="a budget makes another search"),
+        pytest.param("serve.objective.latency_ms=5", {"search", "run", "bundle"}, id="the objective chooses"),
+        pytest.param("tune.space={dropout: {uniform: [0, 0.5]}}", {"search", "run", "bundle"}, id="the space"),
+        pytest.param("serve.route=/x", set(), id="serving changes nothing made before"),
+    ],
+)
+def test_a_search_has_a_key_of_its_own(override: str, changed: set[str]) -> None:
+    before, after = asdict(keys.of(experiments.parse(TUNED))), asdict(keys.of(experiments.parse(TUNED, [override])))
+
+    assert {name for name in before if before[name] != after[name]} == changed
+    assert keys.of(experiments.parse(DIGITS)).search == ""
+
+
+@pytest.mark.parametrize("words", [["a", "b", "c"], ["a", "b", "c", "d"]])
+def test_keys_travel_as_words(words: list[str]) -> None:
+    assert Keys.given(words).words() == words
 
 
 def test_data_that_changed_gives_another_dataset(tmp_path: Path) -> None:
