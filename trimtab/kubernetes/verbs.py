@@ -1,0 +1,71 @@
+"""The verbs of `trimtab kubernetes`: which objects an experiment comes to, written out or checked.
+
+Knows where a model version and Ray's version are looked up; not how an object looks or what is wrong with one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from typing import TYPE_CHECKING
+
+from cluster.config import Experiment
+from cluster.errors import NotFoundError, UserError
+from trimtab.kubernetes import overlay as overlays
+from trimtab.kubernetes.pods import Manifest
+from trimtab.kubernetes.render import Version, render
+
+if TYPE_CHECKING:
+    from trimtab.workspace import Workspace
+
+COMPONENT = "app.kubernetes.io/component"
+
+
+def ray_version() -> str:
+    """Of this installation, which is the image's too: `constraints.txt` fixes both."""
+    return importlib.metadata.version("ray")
+
+
+def files(experiment: Experiment, version: Version | None, overlay: str | None) -> dict[str, list[Manifest]]:
+    """File name -> objects, one file for each part. Raises UserError for an overlay that is none."""
+    made = render(experiment, version, ray_version())
+    if overlay is None:
+        return made
+    base = [one for objects in made.values() for one in objects]
+    names = overlays.Names(experiment.name, experiment.kubernetes.image, experiment.kubernetes.namespace)
+    parts: dict[str, list[Manifest]] = {}
+    for one in overlays.build(overlays.find(overlay), names, base):
+        parts.setdefault(f"{part(one)}.yaml", []).append(one)
+    return parts
+
+
+def part(one: Manifest) -> str:
+    """Which part of an experiment an object is: shared, cluster, training, serving or schedule."""
+    return str(one["metadata"].get("labels", {}).get(COMPONENT, "shared"))
+
+
+def version_of(experiment: Experiment, asked: str, workspace: Workspace) -> Version | None:
+    """`asked` is a number, an alias or `latest` of the registry, or `KEY:NUMBER` of a bundle that is known by itself.
+
+    None, with a word, where `latest` was asked and there is no version yet.
+
+    Raises:
+        NotFoundError: no such version.
+    """
+    key, _, number = asked.partition(":")
+    if number:
+        if not number.isdecimal():
+            raise UserError("--version", asked, "has no number after the bundle's key", "write KEY:NUMBER")
+        return Version(key, int(number))
+    local = workspace.store.local
+    if "MLFLOW_TRACKING_URI" in os.environ or (local is not None and (local / "mlflow.db").exists()):
+        try:
+            found = workspace.registry.version(experiment.name, asked)
+            return Version(found.bundle, found.version)
+        except NotFoundError:
+            if asked != "latest":
+                raise
+    elif asked != "latest":
+        raise NotFoundError(f"no version {asked} of {experiment.name}: the store {workspace.store.uri} has no registry")
+    workspace.screen.word("kubernetes", f"{experiment.name} has no version yet: without one there is no RayService")
+    return None
