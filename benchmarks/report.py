@@ -60,9 +60,12 @@ def figure(
     return made | {"rounds": len(values), "goal": goal, "met": met}
 
 
-def write(path: Path | None, name: str, *, quick: bool, seed: int, figures: list[dict[str, Any]], notes: str) -> None:
-    """To `path`, or to stdout."""
+def write(
+    path: Path | None, name: str, *, quick: bool, seed: int, figures: list[dict[str, Any]], notes: str, **more: Any
+) -> None:
+    """To `path`, or to stdout. Of `more`, the page shows `tables`: a title, columns and rows of text each."""
     report = {"benchmark": name, "quick": quick, "seed": seed, "machine": machine(), "figures": figures, "notes": notes}
+    report |= more
     text = json.dumps(report, indent=1)
     if path is None:
         print(text)

@@ -83,7 +83,7 @@ def measure(made: Experiment, store: Store, number: int) -> dict[str, float]:
 
 def plain_epochs(made: Experiment, dataset: Dataset, num_threads: int) -> list[dict[str, float]]:
     """What one would write by hand: a permutation, an index, a step."""
-    from jobs.loop import uses_bf16
+    from jobs.precision import uses_bf16
 
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
