@@ -70,6 +70,16 @@ def cifar() -> Path:
     return _data("cifar10_subset")
 
 
+@pytest.fixture(scope="session")
+def twitter() -> Path:
+    return _data("twitter_trace_2021")
+
+
+@pytest.fixture(scope="session")
+def azure() -> Path:
+    return _data("azure_llm_trace_2023")
+
+
 def _data(name: str) -> Path:
     if not (DATA / name).is_dir():
         pytest.skip(f"needs the data set {name} in {DATA}; set TRIMTAB_DATA to the folder that holds it")

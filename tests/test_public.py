@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args
 
 from cluster import errors
 from cluster.config import Experiment, Section
 from tasks import task
-from trimtab.cli import app
+from trimtab.cli import app, kubernetes_app
 
 VERBS = [
-    "deploy", "doctor", "down", "evaluate", "init", "logs", "models", "plan",
-    "predict", "preprocess", "run", "status", "stop", "train", "up", "validate",
+    "deploy", "doctor", "down", "evaluate", "explain", "init", "logs", "models", "pause", "pin", "plan",
+    "predict", "preprocess", "replay", "resume", "run", "set_values", "status", "stop", "train", "tune", "unpin", "up",
+    "validate", "watch",
 ]  # fmt: skip
 SECTIONS = {
-    "": ["name", "task", "seed", "data", "model", "train", "ladder", "serve"],
+    "": ["name", "task", "seed", "data", "model", "train", "tune", "ladder", "serve", "adapt", "kubernetes"],
     "data": ["source", "image", "split", "shards", "max_rejected"],
-    "model": ["network", "dropout", "label_smoothing"],
+    "model": ["network", "width", "dropout", "label_smoothing"],
     "train": [
-        "workers", "device", "precision", "epochs", "batch_size", "learning_rate", "weight_decay",
+        "workers", "device", "precision", "epochs", "rows", "batch_size", "learning_rate", "weight_decay",
         "augment", "early_stopping", "max_failures", "keep_checkpoints", "collective_timeout",
     ],
-    "ladder": ["max_accuracy_loss", "int8", "student", "student_steps"],
+    "tune": [
+        "space", "algorithm", "early_stop", "metric", "latency", "trials", "minutes", "target", "parallel",
+        "workers", "refit",
+    ],
+    "ladder": ["max_accuracy_loss", "int8", "views", "student", "student_steps"],
     "serve": [
-        "route", "replicas", "objective", "cpus_per_replica", "rungs", "max_batch", "max_wait",
-        "max_queue", "request_timeout", "max_body", "max_pixels",
+        "route", "replicas", "objective", "cpus_per_replica", "threads", "concurrency", "rungs", "max_batch",
+        "max_wait", "max_queue", "request_timeout", "max_body", "max_pixels",
+    ],
+    "adapt": [
+        "enabled", "tick_ms", "cooldown", "dwell", "replica_cooldown", "patience", "actions_per_minute", "journal",
+    ],
+    "kubernetes": [
+        "image", "namespace", "store", "claim", "tokens_secret", "ray_token_secret", "credentials_secret",
+        "schedule", "serve_pod", "train_pod",
     ],
 }  # fmt: skip
 TASK_METHODS = [
-    "answer", "augment", "clean", "decode", "input_spec", "loss", "media_types", "network",
+    "answer", "augment", "clean", "decode", "input_spec", "larger", "loss", "media_types", "network",
     "partial_statistics", "row_shape", "statistics", "students",
 ]  # fmt: skip
 
@@ -38,10 +51,15 @@ def test_the_verbs_of_the_command_line() -> None:
     assert sorted(command.callback.__name__ for command in app.registered_commands if command.callback) == VERBS
 
 
+def test_the_verbs_on_kubernetes() -> None:
+    assert sorted(command.name or "" for command in kubernetes_app.registered_commands) == ["check", "render"]
+
+
 def test_the_settings_of_an_experiment() -> None:
     found: dict[str, type[Section]] = {"": Experiment}
-    for name in ("data", "model", "train", "ladder", "serve"):
+    for name in ("data", "model", "train", "tune", "ladder", "serve", "adapt", "kubernetes"):
         annotation = Experiment.model_fields[name].annotation
+        annotation = next(iter(get_args(annotation)), annotation)  # of those that may be left away
         assert isinstance(annotation, type)
         found[name] = annotation
 
@@ -70,7 +88,7 @@ def test_the_exit_codes() -> None:
 
 
 def test_the_steps_run_as_modules() -> None:
-    for step in ("preprocess", "train", "evaluate"):
-        shown = subprocess.run([sys.executable, "-m", f"jobs.{step}", "--help"], capture_output=True, text=True)
+    for module in ("jobs.preprocess", "jobs.train", "jobs.evaluate", "tune.search"):
+        shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
         assert shown.returncode == 0, shown.stderr
         assert "experiment" in shown.stdout

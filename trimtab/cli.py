@@ -6,10 +6,12 @@ that need it, so that help and validation stay instant.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +19,7 @@ import typer
 
 from cluster import experiment as experiments
 from cluster.config import Experiment
-from cluster.errors import TrimtabError, UserError
+from cluster.errors import ConfigError, TrimtabError, UserError
 
 if TYPE_CHECKING:
     from trimtab.workspace import Workspace
@@ -48,6 +50,9 @@ def _options(
 config_app = typer.Typer(help="The experiment file's format.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
+kubernetes_app = typer.Typer(help="The same experiment on Kubernetes, through KubeRay.", no_args_is_help=True)
+app.add_typer(kubernetes_app, name="kubernetes")
+
 File = Annotated[str, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override: --set train.epochs=3")]
 StoreAt = Annotated[
@@ -59,7 +64,13 @@ Address = Annotated[
 ]
 Inline = Annotated[bool, typer.Option("--inline", help="Run in this process instead of as Ray Jobs.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+Settings = Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Of the replicas, or replicas=N.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+Overlay = Annotated[
+    str | None, typer.Option("--overlay", help="local, production, gpu, incremental, or a folder of your own.")
+]
 
 
 @app.command()
@@ -70,10 +81,19 @@ def run(
     cluster: Cluster = "default",
     address: Address = None,
     inline: Inline = False,
+    kubernetes: Annotated[bool, typer.Option("--kubernetes", help="On Kubernetes, through KubeRay.")] = False,
+    context: Annotated[str | None, typer.Option("--context", help="Of the kubeconfig; with --kubernetes.")] = None,
+    overlay: Overlay = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Do it all: preprocess, train, evaluate, deploy; skip what has not changed."""
+    """Do it all: preprocess, tune (where asked), train, evaluate, deploy; skip what has not changed."""
+    if kubernetes:
+        from trimtab.kubernetes import run as on_kubernetes
+
+        screen = _workspace(as_json).screen
+        on_kubernetes.run(experiments.load(file, overrides or ()), screen, context, overlay, dry_run)
+        return
     _run("deploy", file, overrides, _workspace(as_json, cluster, address, store), inline, dry_run)
 
 
@@ -90,6 +110,21 @@ def preprocess(
 ) -> None:
     """Clean, split and shard the data."""
     _run("preprocess", file, overrides, _workspace(as_json, cluster, address, store), inline, dry_run)
+
+
+@app.command()
+def tune(
+    file: File,
+    overrides: Set = None,
+    store: StoreAt = None,
+    cluster: Cluster = "default",
+    address: Address = None,
+    inline: Inline = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Search for the best settings under the budget of the file's tune section."""
+    _run("tune", file, overrides, _workspace(as_json, cluster, address, store), inline, dry_run)
 
 
 @app.command()
@@ -155,13 +190,13 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say which steps `run` would do, and why."""
-    _plan(experiments.load(file, overrides or ()), _workspace(as_json, store=store))
+    _plan(_checked(file, overrides), _workspace(as_json, store=store))
 
 
 @app.command()
 def validate(file: File, overrides: Set = None, as_json: Json = False) -> None:
     """Check an experiment file without running anything."""
-    experiment = experiments.load(file, overrides or ())
+    experiment = _checked(file, overrides)
     screen = _workspace(as_json).screen
     if as_json:
         screen.json(experiment.model_dump(mode="json"))
@@ -173,6 +208,45 @@ def validate(file: File, overrides: Set = None, as_json: Json = False) -> None:
 def config_schema() -> None:
     """The JSON schema of the experiment file, for editors."""
     typer.echo(json.dumps(Experiment.model_json_schema(), indent=2))
+
+
+@kubernetes_app.command("render")
+def kubernetes_render(
+    file: File,
+    overrides: Set = None,
+    overlay: Overlay = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder; else stdout.")] = None,
+    version: Annotated[str, typer.Option(help="Number, alias or `latest`, or KEY:NUMBER of a bundle.")] = "latest",
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """Write the objects of an experiment for `kubectl apply`."""
+    from trimtab.kubernetes import manifests, verbs
+
+    experiment, workspace = experiments.load(file, overrides or ()), _workspace(as_json, store=store)
+    made = verbs.files(experiment, verbs.version_of(experiment, version, workspace), overlay)
+    if out is not None:
+        workspace.screen.record({"wrote": [str(path) for path in manifests.write(made, out)]})
+    elif as_json:
+        workspace.screen.json([one for objects in made.values() for one in objects])
+    else:
+        workspace.screen.text(manifests.dump(one for objects in made.values() for one in objects).rstrip())
+
+
+@kubernetes_app.command("check")
+def kubernetes_check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of manifests, or of a kustomization.")],
+    as_json: Json = False,
+) -> None:
+    """Find what KubeRay would refuse, or do otherwise than it reads, without a cluster."""
+    from trimtab.kubernetes import check
+
+    screen = _workspace(as_json).screen
+    num_objects, found = check.folder(folder)
+    screen.rows([vars(one) for one in found])
+    screen.word("kubernetes", f"{num_objects} objects, {len(found)} findings")
+    if found:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -313,6 +387,91 @@ def init(
     screen.record({"wrote": str(made), "next": f"trimtab run {made}"})
 
 
+# The adaptation of an endpoint
+
+
+@app.command()
+def watch(
+    file: File,
+    once: Annotated[bool, typer.Option("--once", help="Show it once and end.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """Watch an endpoint live: objective, arrivals, delay, rungs, replicas, the last decisions and why."""
+    from trimtab import adaptation
+
+    adaptation.watch(experiments.load(file), _workspace(as_json, store=store), once=once, every_s=every)
+
+
+@app.command()
+def explain(file: File, store: StoreAt = None, as_json: Json = False) -> None:
+    """Say why an endpoint is as it is: its target, rungs, replicas, refusals, and the last decisions."""
+    from trimtab import adaptation
+
+    workspace = _workspace(as_json, store=store)
+    found = adaptation.explained(experiments.load(file), workspace)
+    if as_json:
+        workspace.screen.json(dataclasses.asdict(found))
+    else:
+        workspace.screen.text("\n".join(found.lines()))
+
+
+@app.command()
+def replay(
+    journal: Annotated[Path, typer.Argument(help="Folder of a journal, or one of its files.")],
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Make a journal's decisions once more: the same ones, or with --set adapt.dwell=10s what would differ."""
+    from trimtab import adaptation
+
+    screen = _workspace(as_json).screen
+    found = adaptation.replayed(journal, overrides or ())
+    if as_json:
+        screen.json(found)
+        return
+    differences, problems = found.pop("differences"), found.pop("problems")
+    screen.record(found)
+    screen.rows(differences)
+    screen.text("\n".join(problems)) if problems else None
+
+
+@app.command()
+def pause(file: File, store: StoreAt = None, as_json: Json = False) -> None:
+    """Let the endpoint stay as it is until `resume`; it is still watched."""
+    _order("pause", file, store, as_json)
+
+
+@app.command()
+def resume(file: File, store: StoreAt = None, as_json: Json = False) -> None:
+    """Let the endpoint be adapted again."""
+    _order("resume", file, store, as_json)
+
+
+@app.command()
+def pin(file: File, settings: Settings, store: StoreAt = None, as_json: Json = False) -> None:
+    """Set values and keep them there: replicas=2 variants=onnx-int8 max_batch=16."""
+    _order("pin", file, store, as_json, settings)
+
+
+@app.command()
+def unpin(
+    file: File,
+    fields: Annotated[list[str] | None, typer.Argument(help="What to let go; everything without it.")] = None,
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """Let pinned values be adapted again."""
+    _order("unpin", file, store, as_json, fields=fields or ())
+
+
+@app.command("set")
+def set_values(file: File, settings: Settings, store: StoreAt = None, as_json: Json = False) -> None:
+    """Set values once; adaptation may change them later."""
+    _order("set", file, store, as_json, settings)
+
+
 def main() -> None:
     """Entry point of the `trimtab` command."""
     try:
@@ -339,7 +498,10 @@ def _say(error: TrimtabError) -> None:
 
 
 def _run(last: str, file: str, overrides: list[str] | None, workspace: Workspace, inline: bool, dry_run: bool) -> None:
-    experiment = experiments.load(file, overrides or ())
+    experiment = _checked(file, overrides)
+    if last == "tune" and experiment.tune is None:
+        mend = "add `tune: {space: {learning_rate: {log: [1.0e-4, 0.1]}}}`"
+        raise ConfigError("tune", None, "is missing, so there is nothing to search", mend)
     if dry_run:
         _plan(experiment, workspace)
         return
@@ -350,6 +512,25 @@ def _run(last: str, file: str, overrides: list[str] | None, workspace: Workspace
     workspace.screen.record(outcome.table())
     if outcome.endpoint and not workspace.screen.as_json:
         workspace.screen.text(f"\ntry it:\n{outcome.curl()}")
+
+
+def _checked(file: str, overrides: list[str] | None) -> Experiment:
+    """The experiment, its search space too."""
+    experiment = experiments.load(file, overrides or ())
+    if experiment.tune is not None:
+        from tune.spec import space_of
+
+        space_of(experiment)
+    return experiment
+
+
+def _order(
+    verb: str, file: str, store: str | None, as_json: bool, settings: Sequence[str] = (), fields: Sequence[str] = ()
+) -> None:
+    from trimtab import adaptation
+
+    workspace = _workspace(as_json, store=store)
+    workspace.screen.record(adaptation.order(verb, experiments.load(file), workspace, settings, fields))
 
 
 def _plan(experiment: Experiment, workspace: Workspace) -> None:

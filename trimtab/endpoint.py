@@ -23,7 +23,7 @@ CONTENT_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg
 
 
 def deploy(experiment: Experiment, version: ModelVersion, workspace: Workspace, cluster: Session) -> str:
-    """Serve `version` with the experiment's serve section; returns the endpoint's URL.
+    """Serve `version` with the experiment's serve and adapt sections; returns the endpoint's URL.
 
     Raises:
         GateError: its test accuracy is below the objective.
@@ -36,7 +36,8 @@ def deploy(experiment: Experiment, version: ModelVersion, workspace: Workspace, 
             f"{accuracy:.4f} on the test split; train a better one or lower the objective"
         )
     # The bundle says how it was made; how it is served is what the file says today.
-    served = dataclasses.replace(bundle, experiment=bundle.experiment.model_copy(update={"serve": experiment.serve}))
+    today = {"serve": experiment.serve, "adapt": experiment.adapt}
+    served = dataclasses.replace(bundle, experiment=bundle.experiment.model_copy(update=today))
     made = deployment.deploy(
         cluster, served, version.version, on_word=lambda text: workspace.screen.word("deploy", text)
     )

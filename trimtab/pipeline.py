@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib
 import uuid
 from collections import deque
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cluster import experiment as experiments
@@ -22,8 +22,9 @@ from cluster.progress import Event
 from cluster.session import Session
 from cluster.store import Kind, Store
 from jobs import keys, sources
+from jobs.keys import Keys
 
-RESULTS: dict[str, Kind] = {"preprocess": "datasets", "train": "runs", "evaluate": "bundles"}
+RESULTS: dict[str, Kind] = {"preprocess": "datasets", "tune": "searches", "train": "runs", "evaluate": "bundles"}
 LOG_LINES_SHOWN = 20  # of a job that died without saying why
 
 
@@ -40,8 +41,12 @@ class Planned:
 def plan(experiment: Experiment, store: Store) -> list[Planned]:
     """What `run` would do up to the model version. Raises DataError when the data cannot be used."""
     sources.preflight(experiment)
+    found = keys.of(experiment)
+    wanted = {"preprocess": found.dataset, "tune": found.search, "train": found.run, "evaluate": found.bundle}
     planned: list[Planned] = []
-    for step, key in zip(RESULTS, astuple(keys.of(experiment)), strict=True):
+    for step, key in wanted.items():
+        if not key:  # an experiment without a search
+            continue
         if store.has(RESULTS[step], key):
             planned.append(Planned(step, key, True, "unchanged: same settings, data and code"))
         elif planned and not planned[-1].skip:
@@ -51,12 +56,25 @@ def plan(experiment: Experiment, store: Store) -> list[Planned]:
     return planned
 
 
+def keys_of(planned: Sequence[Planned]) -> Keys:
+    """The keys that the steps were planned with."""
+    by_step = {step.step: step.key for step in planned}
+    return Keys(by_step["preprocess"], by_step["train"], by_step["evaluate"], by_step.get("tune", ""))
+
+
+def module(step: str, experiment: Experiment) -> str:
+    """The module that does a step: `python -m` runs it as a job, its `body` does it here."""
+    if experiment.tune is not None and step in ("tune", "train"):
+        return {"tune": "tune.search", "train": "tune.refit"}[step]
+    return f"jobs.{step}"
+
+
 @dataclass(frozen=True)
 class Runner:
     """Runs steps of one experiment: as Ray Jobs on `cluster`, or in this process when `inline`."""
 
     experiment: Experiment
-    keys: keys.Keys
+    keys: Keys
     cluster: Session
     store: Store
     inline: bool
@@ -72,9 +90,12 @@ class Runner:
         self.store.check_room(0)
         return self._inline(step) if self.inline else self._job(step)
 
+    def _module(self, step: Planned) -> str:
+        return module(step.step, self.experiment)
+
     def _inline(self, step: Planned) -> dict[str, Any]:
         session.connect(self.cluster)
-        command, job = importlib.import_module("jobs.command"), importlib.import_module(f"jobs.{step.step}")
+        command, job = importlib.import_module("jobs.command"), importlib.import_module(self._module(step))
         with progress.listening(self.listener):
             said = progress.Progress(step.step)
             figures: dict[str, Any] = job.body(command.Context(self.experiment, self.store, said, self.keys))
@@ -83,7 +104,7 @@ class Runner:
     def _job(self, step: Planned) -> dict[str, Any]:
         job = self._running(step) or submit.submit(
             self.cluster,
-            f"python -m jobs.{step.step} - --keys {' '.join(astuple(self.keys))}",
+            f"python -m {self._module(step)} - --keys {' '.join(self.keys.words())}",
             submission_id=f"{self.experiment.name}-{step.step}-{step.key[:8]}-{uuid.uuid4().hex[:4]}",
             env={experiments.ENVIRONMENT: self.experiment.model_dump_json(), "TRIMTAB_STORE": self.store.uri},
             metadata={"step": step.step, "key": step.key},

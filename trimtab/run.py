@@ -17,6 +17,7 @@ from ladder.bundle import read_bundle
 from tasks.dataset import SPLITS, read_dataset
 from trimtab import endpoint, pipeline
 from trimtab.workspace import Workspace
+from tune import results
 
 if TYPE_CHECKING:
     from cluster.registry import ModelVersion
@@ -44,7 +45,7 @@ class Outcome:
 
 
 def run(experiment: Experiment, workspace: Workspace, last: str, inline: bool) -> Outcome:
-    """Do every step up to `last` (preprocess, train, evaluate or deploy) whose result is not there yet.
+    """Do every step up to `last` (preprocess, tune, train, evaluate or deploy) whose result is not there yet.
 
     Raises:
         TrimtabError: the step that failed, in words; what earlier steps made stays and is not made again.
@@ -52,7 +53,7 @@ def run(experiment: Experiment, workspace: Workspace, last: str, inline: bool) -
     outcome = Outcome(experiment)
     say = workspace.screen.word
     planned = pipeline.plan(experiment, workspace.store)
-    keys = Keys(*(step.key for step in planned))
+    keys = pipeline.keys_of(planned)
     steps = _up_to(last, planned)
     for step in steps:
         if step.skip:
@@ -99,6 +100,9 @@ def _figures(workspace: Workspace, steps: list[pipeline.Planned]) -> tuple[dict[
         "rows": {split: dataset.num_rows(split) for split in SPLITS},
         "shards": sum(len(entries) for entries in dataset.shards.values()),
     }
+    if "tune" in keys:
+        found = results.figures(workspace.store.manifest("searches", keys["tune"]))
+        figures |= {f"search {name.replace('_', ' ')}": value for name, value in found.items()}
     if "train" in keys:
         trained = workspace.store.manifest("runs", keys["train"])
         figures["validation accuracy"] = trained["metrics"]["validation_accuracy"]

@@ -6,15 +6,17 @@ stays readable. Knows nothing of what is being done.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import yaml
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
@@ -28,7 +30,7 @@ class Screen:
         self.as_json = as_json
         self._out = Console(file=sys.stdout, highlight=False)
         self._err = Console(file=sys.stderr, highlight=False)
-        self._bars: Progress | None = None
+        self._bars: _Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, tuple[str, float]] = {}
         self._job: str | None = None
@@ -41,7 +43,7 @@ class Screen:
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
                 TextColumn("{task.fields[figures]}"),
             )
-            self._bars = Progress(*columns, console=self._err, transient=True)
+            self._bars = _Bars(*columns, console=self._err, transient=True)
             self._bars.start()
         return self
 
@@ -58,11 +60,14 @@ class Screen:
         self._err.print(f"{step:<11} {text}", markup=False, soft_wrap=True)
 
     def progress(self, step: str, done: float, total: float, figures: Mapping[str, Any]) -> None:
-        """`figures` are shown beside the bar: loss, accuracy, rows/s."""
+        """`figures` are shown beside the bar: loss, accuracy, rows/s; `table`, rows of one kind, below it."""
+        rows = figures.get("table", [])
+        figures = {name: value for name, value in figures.items() if name != "table"}
         text = "  ".join(f"{name.replace('_per_', '/')} {_figure(value)}" for name, value in figures.items())
         if self._bars is not None:
             if step not in self._tasks:
                 self._tasks[step] = self._bars.add_task(step, total=total, figures=text)
+            self._bars.below = _table(rows) if rows else None
             self._bars.update(self._tasks[step], completed=done, total=total, figures=text)
             return
         line, now = f"{_figure(done)}/{_figure(total)}  {text}".rstrip(), time.monotonic()
@@ -78,6 +83,7 @@ class Screen:
     def finished(self, step: str) -> None:
         self._job = None
         if self._bars is not None and step in self._tasks:
+            self._bars.below = None
             self._bars.remove_task(self._tasks.pop(step))
 
     def record(self, figures: Mapping[str, Any]) -> None:
@@ -96,12 +102,25 @@ class Screen:
             return
         if not rows:
             return
-        table = Table(box=None, pad_edge=False)
-        for name in rows[0]:
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            table.add_row(*(_figure(value) for value in row.values()))
-        self._out.print(table)
+        self._out.print(_table(rows))
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person sees stdout."""
+        return self._out.is_terminal
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[Callable[[RenderableType], None]]:
+        """A view on stdout that is drawn anew in its place with each call."""
+        if not self.is_terminal or self.as_json:
+            yield self._out.print
+            return
+        with Live(console=self._out, auto_refresh=False) as view:
+            yield lambda shown: view.update(shown, refresh=True)
+
+    def line(self, tree: Mapping[str, Any]) -> None:
+        """One JSON object on one line, at once: for what goes on and on."""
+        print(json.dumps(tree, default=str), flush=True)  # noqa: T201 - rich would wrap and colour it
 
     def text(self, text: str) -> None:
         """Raw text on stdout, for pipes and for pasting: never wrapped."""
@@ -116,6 +135,28 @@ class Screen:
 
     def json(self, tree: Any) -> None:
         print(json.dumps(tree, indent=2, default=str))  # noqa: T201 - rich would wrap and colour it
+
+
+class _Bars(Progress):
+    """Progress bars with a table below them, drawn together."""
+
+    below: Table | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below is not None:
+            yield self.below
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A column for each name that any row has, in the order of their coming."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(_figure(row.get(name)) for name in names))
+    return table
 
 
 def _figure(value: Any) -> str:

@@ -13,7 +13,7 @@ from cluster.session import Session
 
 Run = Callable[..., "CompletedProcess[str]"]
 VERBS = [
-    "run", "preprocess", "train", "evaluate", "deploy", "plan", "validate", "up", "down", "status",
+    "run", "preprocess", "tune", "train", "evaluate", "deploy", "plan", "validate", "up", "down", "status",
     "predict", "models", "logs", "stop", "doctor", "init", "config",
 ]  # fmt: skip
 
@@ -31,6 +31,7 @@ def test_help_names_every_verb(trimtab: Run) -> None:
         pytest.param(["--set", "train.epoch=3"], "did you mean `epochs`?", id="unknown key"),
         pytest.param(["--set", "train.epochs=x"], "should be a valid integer", id="wrong type"),
         pytest.param(["--set", "train.collective_timeout=5"], "for example 10m", id="wrong unit"),
+        pytest.param(["--set", "tune.space={rate: {log: [1, 2]}}"], "no setting of train or model", id="search space"),
     ],
 )
 @pytest.mark.parametrize("verb", ["run", "validate", "plan"])
@@ -50,6 +51,21 @@ def test_a_mistake_is_json_when_json_was_asked_for(trimtab: Run, experiment_file
 
     assert done.returncode == 2
     assert json.loads(done.stdout)["field"] == "train.epoch"
+
+
+def test_a_search_without_a_space_is_refused(trimtab: Run, experiment_file: Callable[..., Path]) -> None:
+    done = trimtab("tune", str(experiment_file()))
+
+    assert done.returncode == 2
+    assert "tune = None: is missing" in done.stderr
+
+
+def test_a_plan_has_the_search_between_the_data_and_the_training(
+    trimtab: Run, experiment_file: Callable[..., Path]
+) -> None:
+    done = trimtab("plan", str(experiment_file(tune={"space": {"width": {"uniform": [0.5, 2.0]}}})), "--json")
+
+    assert [row["step"] for row in json.loads(done.stdout)] == ["preprocess", "tune", "train", "evaluate"]
 
 
 def test_an_unknown_option_is_a_usage_error(trimtab: Run) -> None:

@@ -28,6 +28,23 @@ def test_off_a_terminal_progress_is_a_line_now_and_then_and_the_last(capsys: pyt
     assert "\x1b" not in "".join(lines)
 
 
+def test_a_table_of_trials_is_drawn_on_a_terminal_and_left_out_of_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {"best": 0.9, "table": [{"trial": "a1", "state": "running"}, {"trial": "b2", "width": 2.0}]}
+    with Screen() as screen:
+        screen.progress("tune", 3, 3, figures)
+    plain = capsys.readouterr().err
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Screen() as screen:
+        screen.progress("tune", 1, 3, figures)
+
+    drawn = capsys.readouterr().err
+    assert plain == "tune        3/3  best 0.9\n"
+    assert "b2" in drawn
+    assert "width" in drawn
+
+
 def test_json_is_whole_and_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     with Screen(as_json=True) as screen:
         screen.word("x", "y")

@@ -1,0 +1,144 @@
+"""A person's verbs for the adaptation, on a record made here: no cluster is needed to look, ask or replay."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.errors import NotFoundError, UserError
+from cluster.experiment import parse
+from cluster.store import Store
+from serve.adapt import mailbox
+from serve.adapt.bounds import Bounds
+from serve.adapt.journal import Journal
+from serve.adapt.mailbox import Mailbox
+from serve.adapt.replay import Mind, state_entry, tick_entry, ticked
+from serve.adapt.signals import RungSeen, Snapshot
+from trimtab import adaptation
+from trimtab.cli import app
+from trimtab.screen import Screen
+from trimtab.workspace import Workspace
+
+NOW = 1_000_000.0
+EXPERIMENT = parse({"name": "digits", "data": {"source": {"kind": "digits"}}, "serve": {"replicas": {"max": 4}}})
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(Screen(), store_uri=str(tmp_path / "store"))
+
+
+@pytest.fixture
+def recorded(workspace: Workspace) -> Path:
+    """A minute under so much load that replicas are asked for."""
+    place = mailbox.journal(mailbox.place(Store.open(str(workspace.store_uri)), "digits"))
+    journal, mind = Journal(place), Mind.fresh(Bounds.of(EXPERIMENT))
+    journal.append(state_entry(mind, NOW, "start"))
+    rungs = (RungSeen("onnx-fp32", 0.95, 0.001, 0.004, 0.1, 0.4), RungSeen("student-fp32", 0.9, 0.001, 0.001, 0.1, 0.6))
+    for i in range(300):
+        now = NOW + i / 5
+        seen = Snapshot(now, 0.2, 900.0, 900.0, 900.0, 180, 175, 5, accuracy=0.92, utilisation=0.99, rungs=rungs,
+                        running=mind.replicas, target=mind.replicas, envelope=mind.envelope or None)  # fmt: skip
+        done, after = ticked(mind, seen, now)
+        journal.append(tick_entry(seen, done, now))
+        mind = after
+    journal.close()
+    return place
+
+
+def test_the_record_is_watched_explained_and_replayed_without_a_cluster(
+    recorded: Path, workspace: Workspace, experiment_file: Callable[..., Path]
+) -> None:
+    file, store, run = str(experiment_file()), ["--store", str(workspace.store_uri)], CliRunner()
+
+    watched = run.invoke(app, ["watch", file, "--once", "--json", *store])
+    explained = run.invoke(app, ["explain", file, *store])
+    replayed = run.invoke(app, ["replay", str(recorded), "--json"])
+
+    seen = json.loads(watched.stdout)
+    assert (seen["rungs"], seen["replicas"]["running"]) == ({"onnx-fp32": 0.4, "student-fp32": 0.6}, 4)
+    assert "4 run, 4 are wanted, 1 to 4 allowed" in explained.stdout
+    assert "last decisions:" in explained.stdout
+    found = json.loads(replayed.stdout)
+    assert (found["ticks"], found["same"], found["problems"]) == (300, True, [])
+
+
+def test_other_settings_say_what_would_differ(recorded: Path) -> None:
+    found = adaptation.replayed(recorded, ["adapt.cooldown=5s"])
+
+    assert not found["same"]
+    assert found["actions replayed"] < found["actions recorded"]
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        pytest.param("adapt.dwel=3s", "no setting that a replay can change", id="unknown"),
+        pytest.param("serve.max_batch=3", "no setting that a replay can change", id="not of adapt"),
+        pytest.param("adapt.dwell=3", "not a duration", id="no unit"),
+    ],
+)
+def test_a_replay_with_no_such_setting_is_refused(recorded: Path, override: str, problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        adaptation.replayed(recorded, [override])
+
+
+def test_the_live_view_is_drawn_and_an_old_record_is_named(recorded: Path, workspace: Workspace) -> None:
+    from rich.console import Console
+
+    found = adaptation.figures(adaptation.recent(EXPERIMENT, workspace), NOW + 100)
+    console = Console(record=True, width=120)
+    console.print(adaptation.view(found))
+    text = console.export_text()
+
+    assert "no actor writes it just now" in text
+    assert "onnx-fp32 40 %" in text
+    assert "replicas 4/4" in adaptation.line(found)
+
+
+def test_an_endpoint_without_a_record_is_not_found(workspace: Workspace) -> None:
+    with pytest.raises(NotFoundError, match="no adaptation of digits is recorded"):
+        adaptation.recent(EXPERIMENT, workspace)
+    with pytest.raises(NotFoundError):
+        adaptation.order("pause", EXPERIMENT, workspace)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        pytest.param(["max_bach=3"], "cannot be changed; known are max_batch", id="unknown"),
+        pytest.param(["max_batch"], "is no NAME=VALUE", id="no value"),
+    ],
+)
+def test_a_setting_that_is_none_is_a_users_mistake(workspace: Workspace, settings: list[str], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        adaptation.order("set", EXPERIMENT, workspace, settings)
+
+
+def test_an_order_goes_to_the_actor_and_its_refusal_comes_back(recorded: Path, workspace: Workspace) -> None:
+    box, seen = Mailbox(recorded.parent), list[Any]()
+
+    def actor() -> None:
+        for refused in ([], ["paused by bob"]):
+            while not (waiting := box.waiting()):
+                pass
+            name, command = waiting[0]
+            seen.append(command)
+            box.answer(name, {"refused": refused, "paused": None, "pins": {"variants": "a"}, "envelope": {"epoch": 2}})
+
+    answering = threading.Thread(target=actor)
+    answering.start()
+
+    said = adaptation.order("pin", EXPERIMENT, workspace, ["variants=student-fp32", "max_batch=4", "caution=2.5"])
+    with pytest.raises(UserError, match="paused by bob"):
+        adaptation.order("set", EXPERIMENT, workspace, ["replicas=2"])
+    answering.join()
+
+    assert seen[0].changes == {"variants": ["student-fp32"], "max_batch": 4, "caution": 2.5}
+    assert said == {"endpoint": "digits", "paused": "no", "pinned": ["variants"], "envelope": {"epoch": 2}}
