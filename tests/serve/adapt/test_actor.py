@@ -232,6 +232,5 @@ def test_another_version_keeps_the_number_of_replicas(
     say("unpin")
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_the_dashboard_of_a_cluster_that_others_started_is_looked_for_beside_its_gcs() -> None:
-    assert beside_gcs() == "http://127.0.0.1:8265"
+def test_the_dashboard_of_a_cluster_that_others_started_is_looked_for_beside_its_gcs(ray_cluster: Session) -> None:
+    assert beside_gcs() == f"http://{ray_cluster.address.rpartition(':')[0]}:8265"
