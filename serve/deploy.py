@@ -55,6 +55,7 @@ SERVING_CODE = (
     "serve.adapt.journal",
     "serve.adapt.loop",
     "serve.adapt.mailbox",
+    "serve.adapt.plain",
     "serve.adapt.policy",
     "serve.adapt.proposals",
     "serve.adapt.replay",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,8 +159,8 @@ def watch(experiment: Experiment, workspace: Workspace, *, once: bool, every_s: 
 def figures(entries: Sequence[Entry], now: float) -> dict[str, Any]:
     """What the view shows, as plain values."""
     tick = next(entry for entry in reversed(entries) if entry["kind"] == replay.TICK)
-    seen, mind, why = Snapshot.from_json(tick["snapshot"]), replay.recover(entries), words.explain(entries)
-    guard = mind.guard if mind else None
+    seen, mind = Snapshot.from_json(tick["snapshot"]), replay.recover(entries)
+    why, guard = words.explain(entries, mind=mind), mind.guard if mind else None
     return {
         "at": tick["at"],
         "age_s": round(now - tick["at"], 1),
@@ -202,22 +202,21 @@ def view(found: Mapping[str, Any]) -> RenderableType:
     from rich.text import Text
 
     table = Table(box=None, show_header=False, pad_edge=False)
-    rows: list[tuple[str, Callable[[], str]]] = [
-        ("arrivals", lambda: f"{found['rows_per_s']:.4g} rows/s, {found['requests_per_s']:.4g} requests/s"),
-        ("in time", lambda: f"{100 * found['in_time']:.4g} %, effective accuracy {found['effective_accuracy']:.4f}"),
-        ("latency", lambda: "p50 {p50:.3g} ms, p99 {p99:.3g} ms".format(**found["latency_ms"])),
-        ("queue", lambda: "p50 {p50:.3g} ms, p99 {p99:.3g} ms".format(**found["queue_delay_ms"])),
-        ("rungs", lambda: ", ".join(f"{v} {100 * share:.0f} %" for v, share in found["rungs"].items())),
-        ("refused", lambda: ", ".join(f"{kind} {n}" for kind, n in found["refused"].items()) or "none"),
-        ("replicas", lambda: "{running} run, {wanted} wanted, silent: ".format(**found["replicas"])
-                             + (", ".join(found["replicas"]["silent"]) or "none")),
-        ("envelope", lambda: ", ".join(f"{k} {v}" for k, v in found["envelope"].items()) or "as the experiment says"),
-        ("person", lambda: "; ".join(filter(None, [
-            f"paused by {found['paused']}" if found["paused"] else "",
-            ", ".join(f"{name} pinned by {who}" for name, who in found["pins"].items())])) or "nothing ordered"),
-    ]  # fmt: skip
-    for name, value in rows:
-        table.add_row(name, Text(value()))
+    replicas, silent = found["replicas"], ", ".join(found["replicas"]["silent"]) or "none"
+    pins = ", ".join(f"{name} pinned by {who}" for name, who in found["pins"].items())
+    person = [f"paused by {found['paused']}" if found["paused"] else "", pins]
+    for name, value in (
+        ("arrivals", f"{found['rows_per_s']:.4g} rows/s, {found['requests_per_s']:.4g} requests/s"),
+        ("in time", f"{100 * found['in_time']:.4g} %, effective accuracy {found['effective_accuracy']:.4f}"),
+        ("latency", "p50 {p50:.3g} ms, p99 {p99:.3g} ms".format(**found["latency_ms"])),
+        ("queue", "p50 {p50:.3g} ms, p99 {p99:.3g} ms".format(**found["queue_delay_ms"])),
+        ("rungs", ", ".join(f"{variant} {100 * share:.0f} %" for variant, share in found["rungs"].items())),
+        ("refused", ", ".join(f"{kind} {number}" for kind, number in found["refused"].items()) or "none"),
+        ("replicas", f"{replicas['running']} run, {replicas['wanted']} wanted, silent: {silent}"),
+        ("envelope", ", ".join(f"{k} {v}" for k, v in found["envelope"].items()) or "as the experiment says"),
+        ("person", "; ".join(filter(None, person)) or "nothing ordered"),
+    ):
+        table.add_row(name, Text(value))
     parts: list[RenderableType] = [Text(found["target"], style="bold")]
     if found["age_s"] > STALE_S:
         parts.append(Text(f"the record is {found['age_s']:.0f} s old: no actor writes it just now", style="yellow"))

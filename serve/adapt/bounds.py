@@ -5,19 +5,17 @@ Settings that no ladder could keep are refused here, with the figure that makes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
-
-from pydantic import TypeAdapter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cluster.config import Experiment
 from cluster.errors import ConfigError
 from ladder.choose import Rung
+from serve.adapt.plain import Plain
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Plain):
     """Times in seconds, shares from 0 to 1. `objective_s` is what a request may take: the time-out, or less."""
 
     objective_s: float = 30.0
@@ -62,17 +60,6 @@ class Bounds:
             patience_s=adapt.patience,
             actions_per_minute=adapt.actions_per_minute,
         )
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Bounds:
-        """Raises ValueError when a field is missing or no such value."""
-        return _ADAPTER.validate_python(dict(data))
-
-
-_ADAPTER = TypeAdapter(Bounds)
 
 
 def impossible(experiment: Experiment, ladder: Sequence[Rung]) -> ConfigError | None:

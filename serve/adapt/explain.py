@@ -42,15 +42,18 @@ class Explanation:
         return [self.target, self.rung, self.replicas, self.refused, "last decisions:", *last]
 
 
-def explain(entries: Sequence[Entry], *, num_decisions: int = 10) -> Explanation:
+def explain(entries: Sequence[Entry], *, mind: Mind | None = None, num_decisions: int = 10) -> Explanation:
     """From a journal's entries, oldest first: at least the last `state` and what followed it.
+
+    `mind` is what they come to, where the caller has recovered it already.
 
     Raises:
         ValueError: there is no snapshot in them, or no state.
     """
     ticks = [entry for entry in entries if entry["kind"] == TICK]
     states = [i for i, entry in enumerate(entries) if entry["kind"] == STATE]
-    mind = recover(entries[states[-1] :]) if states else None
+    if mind is None and states:
+        mind = recover(entries[states[-1] :])
     if not ticks or mind is None:
         raise ValueError("nothing has been recorded yet: the journal holds no tick after a state")
     snapshot = next(

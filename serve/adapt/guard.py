@@ -17,9 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from serve.adapt.bounds import Bounds
+from serve.adapt.plain import Plain
 from serve.adapt.proposals import FIELDS, REPLICAS, Command, Expectation, Outcome, Proposal, Verdict
 from serve.adapt.signals import Snapshot
 
@@ -55,7 +54,7 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(Plain):
     last: float = 0.0  # `now` of the last call
     time_s: float = 0.0
     number: int = 0  # actions accepted so far
@@ -65,18 +64,6 @@ class Guard:
     paused: str | None = None  # by whom
     pins: dict[str, str] = field(default_factory=dict)  # field to who pinned it
     ladder: dict[str, float] = field(default_factory=dict)  # variant to accuracy, as last seen
-
-    def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return found
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Guard:
-        """Raises ValueError when a field is missing or no such value."""
-        return _ADAPTER.validate_python(dict(data))
-
-
-_ADAPTER = TypeAdapter(Guard)
 
 
 def judge(proposals: Sequence[Proposal], guard: Guard, bounds: Bounds, now: float) -> tuple[list[Verdict], Guard]:

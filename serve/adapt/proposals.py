@@ -3,12 +3,10 @@ journal and people share. Pure values with their JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import TypeAdapter
-
+from serve.adapt.plain import Plain
 from serve.adapt.signals import Snapshot
 
 REPLICAS = "replicas"  # the one field that is not the envelope's
@@ -60,7 +58,7 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Plain):
     """`changes` and `undo` are fields of the envelope, or the number of replicas: what they are to be, and were."""
 
     rule: str
@@ -71,37 +69,21 @@ class Proposal:
     undo: dict[str, Any]
     protective: bool = False  # it guards the objective; else it loosens or tunes, and has time
 
-    def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = _PROPOSAL.dump_python(self, mode="json")
-        return found
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Proposal:
-        """Raises ValueError when a field is missing or no such value."""
-        return _PROPOSAL.validate_python(dict(data))
-
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Plain):
     """`number` counts accepted actions from 1, and is 0 for a refused one; `reason` says why it was refused."""
+
+    SHORT: ClassVar[bool] = True
 
     proposal: Proposal
     accepted: bool
     reason: str = ""
     number: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = _VERDICT.dump_python(self, mode="json", exclude_defaults=True)
-        return found
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Verdict:
-        """Raises ValueError when a field is missing or no such value."""
-        return _VERDICT.validate_python(dict(data))
-
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Plain):
     """What came of action `number`: `met` is None where it cannot be told (no traffic, or much more than then)."""
 
     number: int
@@ -110,33 +92,12 @@ class Outcome:
     measured: float | None
     met: bool | None
 
-    def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = _OUTCOME.dump_python(self, mode="json")
-        return found
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
-        return _OUTCOME.validate_python(dict(data))
-
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class Command(Plain):
     """A person's word. `pin` and `set` have `changes`, `unpin` has `fields` (all when empty), the others neither."""
 
     verb: Literal["pause", "resume", "pin", "unpin", "set"]
     who: str
     changes: dict[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = _COMMAND.dump_python(self, mode="json")
-        return found
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Command:
-        """Raises ValueError when a field is missing or no such value."""
-        return _COMMAND.validate_python(dict(data))
-
-
-_PROPOSAL, _VERDICT, _OUTCOME = TypeAdapter(Proposal), TypeAdapter(Verdict), TypeAdapter(Outcome)
-_COMMAND = TypeAdapter(Command)

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import mul
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import TypeAdapter
 
+from serve.adapt.plain import Plain
 from serve.sketch import NUM_BUCKETS, Sketch
 
 REFUSALS = ("full", "overloaded", "hopeless", "late", "admission")
@@ -135,8 +135,10 @@ class ReplicaSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Plain):
     """All replicas together at one tick. Rates are per second, times in seconds, shares from 0 to 1."""
+
+    SHORT: ClassVar[bool] = True
 
     now: float  # unix
     interval_s: float  # since the snapshot before, as the replicas measured it
@@ -174,19 +176,6 @@ class Snapshot:
     def share_in_time(self) -> float:
         """Of the requests that ended; 1 when none did."""
         return self.in_time / self.ended if self.ended else 1.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Without what has its default."""
-        found: dict[str, Any] = _ADAPTER.dump_python(self, mode="json", exclude_defaults=True)
-        return found
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Snapshot:
-        """Raises ValueError when a field is missing or no such value."""
-        return _ADAPTER.validate_python(dict(data))
-
-
-_ADAPTER = TypeAdapter(Snapshot)
 
 
 def observe(

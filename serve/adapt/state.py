@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from serve.adapt.bounds import Bounds
 from serve.adapt.forecast import Forecast, update
+from serve.adapt.plain import Plain
 from serve.adapt.signals import Snapshot
 
 MOST_STEP_S = 10.0  # by which the state's time goes on in one tick
@@ -24,7 +23,7 @@ NUM_PEAKS = 12  # parts of the patience of which the highest load is kept
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class State(Plain):
     bounds: Bounds
     last: float = 0.0  # `now` of the last tick
     time_s: float = 0.0
@@ -53,18 +52,6 @@ class State:
         """For how long; 0 when it does not hold."""
         begun = self.since.get(condition)
         return 0.0 if begun is None else self.time_s - begun
-
-    def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return found
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> State:
-        """Raises ValueError when a field is missing or no such value."""
-        return _ADAPTER.validate_python(dict(data))
-
-
-_ADAPTER = TypeAdapter(State)
 
 
 def followed(state: State, snapshot: Snapshot, now: float) -> State:
