@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import openloop, steps, tally, traces
-from benchmarks.burst import OBJECTIVE_S, shown
+from benchmarks.burst import OBJECTIVE_S, SWEEP, shown
 from benchmarks.contenders import AIMD, AUTO, AUTO_BATCH, Replicas, Trimtab, peer, say
 from benchmarks.openloop import Plan, Target
 from benchmarks.servers import PeerError
@@ -22,7 +22,6 @@ from benchmarks.traces import Trace
 
 ROWS = 4  # a request: what saturates is the model, not the way to it
 REPLICAS = 2
-SWEEP = ((8, 0.0), (64, 0.0), (32, 0.005))  # (largest batch, wait) beside (32, 0)
 OURS, INNER = "Trimtab", "Trimtab without its actor"
 WITH_ACTOR: dict[str, Any] = {"adapt": True, "replicas": {"min": 1, "max": REPLICAS}}
 PEERS = (AUTO, AUTO_BATCH, AIMD)

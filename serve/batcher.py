@@ -208,8 +208,10 @@ class Batcher:
             self._running.append(batch)
             if batch.until - now < INLINE_S:
                 self._compute(batch)
-                self._end(batch)
-                self._soon(loop)  # not at once: what the loop has to read and send comes first
+                self._learn(batch)
+                self._tell(batch)
+                if self._queues:
+                    self._soon(loop)  # not at once: what the loop has to read and send comes first
                 return
             self._workers.run(partial(self._run, loop, batch), len(self._running))
 
@@ -279,10 +281,6 @@ class Batcher:
     def _finish(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> None:
         self._learn(batch)
         self._next(loop)  # first the thread gets its next batch, then the answers go out
-        self._tell(batch)
-
-    def _end(self, batch: _Batch) -> None:
-        self._learn(batch)
         self._tell(batch)
 
     def _learn(self, batch: _Batch) -> None:

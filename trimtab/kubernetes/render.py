@@ -114,8 +114,8 @@ def cron_example(experiment: Experiment, ray_version: str) -> Manifest:
 
 def entrypoint(experiment: Experiment) -> str:
     """The steps' commands, one after the other, as a shell runs them."""
-    is_tuned = getattr(experiment, "tune", None) is not None
-    steps = ("jobs.preprocess", *(("tune.search", "tune.refit") if is_tuned else ("jobs.train",)), "jobs.evaluate")
+    trained = ("jobs.train",) if experiment.tune is None else ("tune.search", "tune.refit")
+    steps = ("jobs.preprocess", *trained, "jobs.evaluate")
     return " && ".join(f"python -m {step} {pods.EXPERIMENT_FOLDER}/experiment.json" for step in steps)
 
 
