@@ -163,6 +163,20 @@ class Outlook:
                 index, size, least_s = i, fits, full_s
         return index, size
 
+    def admits(self, new: Waiting, queue: Sequence[Waiting], num_waiting: int, free_at: float) -> bool:
+        """Whether `new` and all those it goes before are answered in time, by the fastest rung at least.
+
+        `queue` is the one it would enter, `num_waiting` are the rows in all, and a worker is free at `free_at`.
+        """
+        num_own = new.num_rows
+        num_rows = num_waiting + num_own
+        if self.makes(num_rows, num_own, new.deadline - free_at):
+            return True
+        if not queue or new.deadline >= (last := queue[-1].deadline) or not self.makes(num_rows, 0, last - free_at):
+            return False
+        before = sum(waiting.num_rows for waiting in queue if waiting.deadline <= new.deadline)
+        return self.makes(before + num_own, num_own, new.deadline - free_at)
+
     def makes(self, num_rows: int, num_own: int, left_s: float) -> bool:
         """`wait_s(num_rows, num_own) <= left_s`, but sooner."""
         if self._workers == 1:

@@ -155,15 +155,8 @@ class Batcher:
         raise overloaded(wait_s, left_s)
 
     def _makes(self, new: Waiting, outlook: Outlook) -> bool:
-        """Whether it and all those it goes before are answered in time, by the fastest rung at least."""
-        free_at, num_rows, num_own = self._free_at(new.arrived), self._queues.num_rows + new.num_rows, new.num_rows
-        if outlook.makes(num_rows, num_own, new.deadline - free_at):
-            return True
-        queue = self._queues.of(new.ladder)
-        if not queue or new.deadline >= (last := queue[-1].deadline) or not outlook.makes(num_rows, 0, last - free_at):
-            return False
-        before = sum(waiting.num_rows for waiting in queue if waiting.deadline <= new.deadline)
-        return outlook.makes(before + num_own, num_own, new.deadline - free_at)
+        queues = self._queues
+        return outlook.admits(new, queues.of(new.ladder), queues.num_rows, self._free_at(new.arrived))
 
     def _free_at(self, now: float) -> float:
         """When the next thread is free, as predicted."""

@@ -112,17 +112,9 @@ class Replica:
         """The batcher's rule of admission."""
         if len(self.queue) >= self.max_queue:
             return "full"
-        outlook, num_own = self.outlook, new.num_rows
-        free_at = self._free_at(now)
-        num_rows = self.num_rows + num_own
-        if outlook.makes(num_rows, num_own, new.deadline - free_at):
+        if self.outlook.admits(new, self.queue, self.num_rows, self._free_at(now)):
             return None
-        last = self.queue[-1].deadline if self.queue else new.deadline
-        if new.deadline < last and outlook.makes(num_rows, 0, last - free_at):
-            before = sum(waiting.num_rows for waiting in self.queue if waiting.deadline <= new.deadline)
-            if outlook.makes(before + num_own, num_own, new.deadline - free_at):
-                return None
-        return "hopeless" if outlook.wait_s(num_own, num_own) > new.deadline - now else "overloaded"
+        return "hopeless" if self.outlook.wait_s(new.num_rows, new.num_rows) > new.deadline - now else "overloaded"
 
     def count_refusal(self, request: Request, kind: str) -> None:
         self._refused[kind] += 1
