@@ -23,12 +23,12 @@ from benchmarks.servers import Server
 from benchmarks.timeline import Timeline, p99_ms
 from cluster import session
 from cluster.config import Experiment
+from cluster.session import APPLICATIONS
 from serve import deploy
 
 CONNECTIONS = 16
 BEFORE_S, AFTER_S = 1.0, 0.5
 TIMEOUT_S = 60.0
-APPLICATIONS = "/api/serve/applications/"
 
 Rest = Callable[[str, Any], Any]  # method, body
 

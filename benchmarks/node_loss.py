@@ -186,7 +186,7 @@ def _train(cluster: Session) -> str:
 
 
 def _replicas(cluster: Session, name: str) -> list[dict[str, Any]]:
-    found = sessions.rest(cluster, "GET", deploy.APPLICATIONS)["applications"][name]["deployments"][deploy.DEPLOYMENT]
+    found = sessions.rest(cluster, "GET", sessions.APPLICATIONS)["applications"][name]["deployments"][deploy.DEPLOYMENT]
     return [one for one in found["replicas"] if one["state"] == "RUNNING"]
 
 

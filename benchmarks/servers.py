@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import payloads, venvs
-from cluster import ports
+from cluster import head, ports
 
 SCRIPTS = Path(__file__).resolve().parent / "peers"
 SCRATCH = Path.home() / ".cache" / "trimtab-benchmarks"
@@ -164,24 +164,10 @@ def _environment(peer: Peer, chosen: ports.Ports, folder: str) -> dict[str, str]
 
 
 def _ray_environment(chosen: ports.Ports, folder: str) -> dict[str, str]:
-    """Ports and files by which two clusters on one machine would meet."""
-    return {
+    return head.places_env(folder, chosen) | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",  # a token of its own would be left in the user's home
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # the end takes 30 s longer otherwise
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/state",
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(chosen.single(8)),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(chosen.single(9)),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(chosen.single(10)),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(chosen.single(11)),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(chosen.ingress_http[0]),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(chosen.ingress_http[1]),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(chosen.ingress_grpc[0]),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(chosen.ingress_grpc[1]),
     }
 
 

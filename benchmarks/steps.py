@@ -59,6 +59,6 @@ def _scale(trimtab: Trimtab, wanted: int, told_ms: float) -> float | None:
 
 
 def _running(trimtab: Trimtab) -> int:
-    tree = session.rest(trimtab.endpoint.cluster, "GET", "/api/serve/applications/")["applications"]
+    tree = session.rest(trimtab.endpoint.cluster, "GET", session.APPLICATIONS)["applications"]
     deployments = tree[trimtab.endpoint.bundle.name]["deployments"].values()
     return sum(replica["state"] == "RUNNING" for each in deployments for replica in each["replicas"])

@@ -85,29 +85,14 @@ def address(chosen: Ports) -> str:
 
 def cluster_env(made: Session, chosen: Ports) -> dict[str, str]:
     """All that a head is given beside its caller's environment; jobs, workers and replicas inherit it."""
-    # Mode 0700, as HAProxy opens its admin socket to everyone. Short names: Serve adds 57 characters and
-    # HAProxy takes 97 in all.
-    ha = f"{made.temp_dir}/ha"
-    return driver_env(made) | {
+    shared = driver_env(made) | places_env(f"{made.temp_dir}/ha", chosen)
+    return shared | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         # A process in Python reads a line of HAProxy's for each request otherwise, a tenth of a request's CPU; replicas
         # count their requests then.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{ha}/cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{ha}/admin",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": ha,
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{ha}/state",
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{ha}/metrics",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(chosen.single(8)),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(chosen.single(9)),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(chosen.single(10)),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(chosen.single(11)),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(chosen.ingress_http[0]),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(chosen.ingress_http[1]),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(chosen.ingress_grpc[0]),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(chosen.ingress_grpc[1]),
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(64 * _MIB),  # 2 GiB otherwise, read before any code of ours runs
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # 30 s for each replica removed otherwise
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",  # the end takes 33 s otherwise
@@ -121,6 +106,29 @@ def cluster_env(made: Session, chosen: Ports) -> dict[str, str]:
         "TRIMTAB_TOKEN_FILE": made.api_token_path,
         "TRIMTAB_TEMP_DIR": made.temp_dir,  # the sign by which the cluster's processes are known
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def places_env(folder: str, chosen: Ports) -> dict[str, str]:
+    """Files and ports by which two clusters on one machine would meet.
+
+    The folder has mode 0700, as HAProxy opens its admin socket to everyone.
+    """
+    return {
+        # Short names: Serve adds 57 characters and HAProxy takes 97 in all.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/state",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(chosen.single(8)),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(chosen.single(9)),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(chosen.single(10)),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(chosen.single(11)),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(chosen.ingress_http[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(chosen.ingress_http[1]),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(chosen.ingress_grpc[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(chosen.ingress_grpc[1]),
     }
 
 

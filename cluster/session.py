@@ -22,7 +22,7 @@ from cluster.state import Session, Words, home
 __all__ = ["Session", "connect", "down", "driver_env", "find", "home", "require", "rest", "status", "up"]
 
 NAMESPACE = "trimtab"
-_READY_PATH = "/api/serve/applications/"
+APPLICATIONS = "/api/serve/applications/"  # all of Serve: answers once a head is ready
 
 
 def up(
@@ -113,7 +113,7 @@ def _wait_ready(made: Session, process: subprocess.Popen[bytes], timeout_s: floa
             lines = state.log_path(made.name).read_text(errors="replace").split("\n")
             raise _HeadEnded(next((line.strip()[:200] for line in reversed(lines) if line.strip()), "no output"))
         with contextlib.suppress(TrimtabError):  # refused, then 500 while Serve's module starts
-            rest(made, "GET", _READY_PATH, timeout_s=5.0)
+            rest(made, "GET", APPLICATIONS, timeout_s=5.0)
             return
         time.sleep(0.1)
     raise DeadlineError(
@@ -277,7 +277,7 @@ def status(name: str | None = None, address: str | None = None) -> dict[str, Any
     if session is None:
         return {"name": _named(name), "running": False}
     nodes = rest(session, "GET", "/api/v0/nodes?detail=1")["data"]["result"]["result"]
-    applications = rest(session, "GET", _READY_PATH).get("applications", {})
+    applications = rest(session, "GET", APPLICATIONS).get("applications", {})
     jobs = rest(session, "GET", "/api/jobs/")
     return {
         "name": session.name,

@@ -26,7 +26,7 @@ from cluster.errors import (
     UnauthorisedError,
     UserError,
 )
-from cluster.session import Session, rest
+from cluster.session import APPLICATIONS, Session, rest
 from ladder.bundle import Bundle
 from ladder.choose import Rung
 from ladder.latency import Latency
@@ -37,7 +37,6 @@ from tasks.task import code_version
 if TYPE_CHECKING:
     import httpx
 
-APPLICATIONS = "/api/serve/applications/"
 IMPORT_PATH, DEPLOYMENT = "serve.app:build", "Replica"
 SERVING_CODE = (
     "cluster.metrics",

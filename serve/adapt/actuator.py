@@ -15,11 +15,10 @@ from typing import Any
 
 from cluster.config import Adapt, Experiment, Serve
 from cluster.errors import TrimtabError
-from cluster.session import Session, rest
+from cluster.session import APPLICATIONS, Session, rest
 from cluster.store import Store
 from ladder.bundle import read_bundle
 
-APPLICATIONS = "/api/serve/applications/"
 LOOK_EVERY_S = 2.0  # the dashboard asks Serve's controller each time
 _log = logging.getLogger(__name__)
 
