@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -66,15 +66,13 @@ def run(
     dataset = read_dataset(store, dataset_key)
     _check_rows(experiment, dataset)
     checkpoint.discard_if_broken(store, key)
-    follower = Follower(progress, experiment.train.epochs)
-    with _registered(registry, experiment, dataset_key, key, origin) as log:
-        follower.log = log
-        course, feed = _fit(experiment, store, dataset, key, follower, max_memory_bytes)
-        more = {"feed": feed, "mlflow_run": log.run_id, "origin": dict(origin)}
-        manifest = _publish(experiment, store, dataset, key, course, **more)
-        follower.finish(course)
+
+    def fit(follower: Follower) -> tuple[Course, str]:
+        return _fit(experiment, store, dataset, key, follower, max_memory_bytes)
+
+    figures = _recorded(experiment, store, dataset, key, progress, registry, origin, fit)
     checkpoint.discard(store, key)
-    return _figures(manifest)
+    return figures
 
 
 def adopt(
@@ -90,10 +88,25 @@ def adopt(
     """Publish a training that was done elsewhere, by a trial of a search, as `runs/<key>`; returns its figures."""
     if store.has("runs", key):
         return _figures(store.manifest("runs", key))
+    return _recorded(experiment, store, dataset, key, progress, registry, origin, lambda _: (course, "memory"))
+
+
+def _recorded(
+    experiment: Experiment,
+    store: Store,
+    dataset: Dataset,
+    key: str,
+    progress: Progress,
+    registry: Registry | None,
+    origin: Mapping[str, Any],
+    fit: Callable[[Follower], tuple[Course, str]],
+) -> dict[str, Any]:
+    """Publish what `fit` gives, a course and how its rows came, as a run of the registry; returns its figures."""
     follower = Follower(progress, experiment.train.epochs)
     with _registered(registry, experiment, dataset.key, key, origin) as log:
         follower.log = log
-        more = {"feed": "memory", "mlflow_run": log.run_id, "origin": dict(origin)}
+        course, feed = fit(follower)
+        more = {"feed": feed, "mlflow_run": log.run_id, "origin": dict(origin)}
         manifest = _publish(experiment, store, dataset, key, course, **more)
         follower.finish(course)
     return _figures(manifest)
