@@ -182,6 +182,7 @@ def test_a_job_on_a_cluster_elsewhere_through_tls_with_its_token(cluster, tmp_pa
     with _behind_tls(cluster.dashboard_url, tmp_path) as address:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
         monkeypatch.setenv("RAY_AUTH_TOKEN", cluster.token)
+        monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)  # that of a driver, if this process is one
         elsewhere = session.find(address=address)
 
         job = submit.submit(elsewhere, _python("print('begin'); print('from elsewhere')"), submission_id="elsewhere")
