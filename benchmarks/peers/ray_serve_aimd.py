@@ -50,4 +50,4 @@ if __name__ == "__main__":
         logging_config={"enable_access_log": False},
         user_config={},
     )(Aimd)
-    run(deployment.bind(told.model), told.port)
+    run(deployment.bind(told.model), told.port, told.folder)

@@ -13,4 +13,4 @@ from ray_serve_default import Plain
 if __name__ == "__main__":
     told = arguments()
     scaling = {"min_replicas": 1, "max_replicas": told.workers}
-    run(Plain.options(num_replicas=None, autoscaling_config=scaling).bind(told.model), told.port)
+    run(Plain.options(num_replicas=None, autoscaling_config=scaling).bind(told.model), told.port, told.folder)

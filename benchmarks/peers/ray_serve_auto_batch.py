@@ -28,4 +28,4 @@ if __name__ == "__main__":
         logging_config={"enable_access_log": False},
         user_config={"max_batch": told.max_batch, "wait_s": told.wait_ms / 1000},
     )(Batched)
-    run(deployment.bind(told.model), told.port)
+    run(deployment.bind(told.model), told.port, told.folder)
