@@ -84,10 +84,14 @@ class TableSource(Section):
     """A file, a folder of files or a pyarrow.fs URI."""
     test_path: str | None = None
     """Files whose rows are the test split; without it the test split is drawn from `path`."""
-    input: str = "image"
-    """Column with the input: encoded JPEG or PNG bytes, base64 text of them, or a path relative to the file."""
+    input: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Column with the input; by default `image` for images and `text` for every other task.
+
+    Images are encoded JPEG or PNG bytes, base64 text of them, or a path relative to the file. Several columns are one
+    input: a JSON object of them.
+    """
     label: str = "label"
-    """Column with the label: text or whole number."""
+    """Column with the label: text or whole number; any number where the task predicts values."""
     key: str | None = None
     """Column whose equal values must stay in one split (a patient, a shoot); by default the row's content."""
 
@@ -390,6 +394,13 @@ class Experiment(Section):
     serve: Serve = Serve()
     adapt: Adapt = Adapt()
     kubernetes: Kubernetes = Kubernetes()
+    settings: dict[str, JsonValue] = {}
+    """What a task of your own reads from `self.experiment.settings`."""
+
+    @property
+    def default_input(self) -> str:
+        """Column of a table that is the input where the experiment names none."""
+        return "image" if self.task == "images" else "text"
 
     @model_validator(mode="after")
     def _waits_less_than_promised(self) -> Self:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from cluster.config import Experiment
 from cluster.errors import ConfigError
-from jobs.source_rows import TEST, read_part, values
+from jobs.source_rows import TEST, VALIDATION, read_part, values
 from tasks.task import Rejected, Task, load_task
 
 MAX_CLEAN_BYTES = 32 * 1024**2  # of encoded rows made at a time
@@ -53,7 +53,7 @@ class Cleaner:
         num = table.num_rows
         x = np.zeros((num, *self.shape), self.dtype)
         reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
-        labels, keys = table["label"].to_pylist(), table["key"].to_pylist()
+        labels, keys, splits = (table[name].to_pylist() for name in ("label", "key", "split"))
         content = [b""] * num
         raws: list[bytes | None] = [None] * num
         buckets = np.zeros(num, np.uint64)
@@ -66,13 +66,16 @@ class Cleaner:
                 continue
             content[i] = hashlib.blake2b(x[i], digest_size=16).digest()
             buckets[i] = self._bucket(keys[i] or content[i].hex())
+            if task.ambiguous:  # only rows that are equal in both are the same row
+                content[i] = hashlib.blake2b(content[i] + labels[i].encode(), digest_size=16).digest()
         return pa.table(
             {
                 "x": pa.FixedShapeTensorArray.from_numpy_ndarray(x),
                 "label": table["label"],
                 "content": pa.array([c or b"\0" * 16 for c in content], pa.binary(16)),
                 "bucket": pa.array(buckets),
-                "is_test": pa.array([split == TEST for split in table["split"].to_pylist()]),
+                "is_test": pa.array([split == TEST for split in splits]),
+                "is_validation": pa.array([split == VALIDATION for split in splits]),
                 "origin": table["origin"],
                 "reason": pa.array(reasons, pa.string()),
                 "detail": pa.array(details, pa.string()),

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from jobs.precision import uses_bf16
-from tasks.task import Task
+from tasks.task import Task, trimmed
 
 TEMPERATURE = 4.0
 TRUTH_SHARE = 0.1  # of the loss
@@ -34,7 +34,7 @@ def distil(
     task: Task,
     on_step: Steps = lambda *_: None,
 ) -> None:
-    """Train `students` on encoded rows [n, *shape] with labels int64 [n], for as many steps as `steps` says.
+    """Train `students` on encoded rows [n, *shape] with targets [n], for as many steps as `steps` says.
 
     They are left in evaluation mode. The same seed gives the same weights on the same machine, whoever else is
     taught beside.
@@ -67,12 +67,12 @@ def _distil(
     x, y = torch.from_numpy(rows), torch.from_numpy(truth)
     bf16 = uses_bf16(experiment.train.precision, torch.device("cpu"))
     # Rows that change at random get their answers at each step; the others once.
-    answers = _answers(teacher, x, bf16) if experiment.train.augment == "none" else None
+    answers = _answers(teacher, x, task, bf16) if experiment.train.augment == "none" else None
     lessons = [_Lesson(student, task, num_steps, bf16) for student in students.values()]
     generator = torch.Generator().manual_seed(experiment.seed)
     for step, chosen in enumerate(_batches(len(rows), size, num_steps, generator), 1):
-        batch = task.augment(x[chosen], generator)
-        answer = _answers(teacher, batch, bf16) if answers is None else answers[chosen]
+        batch = task.augment(trimmed(x[chosen]) if task.trims else x[chosen], generator)
+        answer = _answers(teacher, batch, task, bf16) if answers is None else answers[chosen]
         for lesson in lessons:
             lesson.step(batch, answer, y[chosen])
         on_step(step, num_steps)
@@ -101,6 +101,8 @@ class _Lesson:
 
 
 def _loss(logits: torch.Tensor, answers: torch.Tensor, truth: torch.Tensor, task: Task) -> torch.Tensor:
+    if task.targets == "value":
+        return (1 - TRUTH_SHARE) * functional.mse_loss(logits, answers) + TRUTH_SHARE * task.loss(logits, truth)
     soft = functional.kl_div(
         functional.log_softmax(logits / TEMPERATURE, dim=1),
         functional.log_softmax(answers / TEMPERATURE, dim=1),
@@ -112,11 +114,12 @@ def _loss(logits: torch.Tensor, answers: torch.Tensor, truth: torch.Tensor, task
 
 
 @torch.no_grad()
-def _answers(teacher: torch.nn.Module, rows: torch.Tensor, bf16: bool) -> torch.Tensor:
-    """Logits float32 [n, num_labels]."""
+def _answers(teacher: torch.nn.Module, rows: torch.Tensor, task: Task, bf16: bool) -> torch.Tensor:
+    """Logits float32 [n, num_labels], or values [n, 1]."""
     teacher.eval()
+    parts = torch.split(rows, ANSWER_ROWS)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        return torch.cat([teacher(part).float() for part in torch.split(rows, ANSWER_ROWS)])
+        return torch.cat([teacher(trimmed(part) if task.trims else part).float() for part in parts])
 
 
 def _batches(num_rows: int, size: int, num_steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:

@@ -7,6 +7,7 @@ pictures in `jobs.model_card`.
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +18,18 @@ from cluster.errors import DataError
 from cluster.experiment import parse
 from cluster.store import Store
 from jobs import model_card, rungs
-from ladder.bundle import read_bundle, write_bundle
+from ladder.bundle import KEPT, read_bundle, write_bundle
 from ladder.profile import batched
 from ladder.variants import OnnxPredictor
-from tasks.dataset import read_dataset
-from tasks.task import Encoding, load_task
+from tasks.dataset import Dataset, read_dataset
+from tasks.task import Encoding, Task, load_task
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
     from cluster.registry import Registry
     from jobs.command import Context
 
-BINS = 15
+PROBE_ROWS = 64
 
 
 def body(context: Context) -> dict[str, Any]:
@@ -74,9 +75,8 @@ def _as_trained(experiment: Experiment, trained: dict[str, Any]) -> Experiment:
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """The metrics that are one number, rounded for people."""
-    names = ("accuracy", "macro_f1", "log_loss", "calibration_error")
-    return {name: round(float(metrics[name]), 4) for name in names}
+    """The metrics that are one real number, rounded for people."""
+    return {name: round(value, 4) for name, value in metrics.items() if isinstance(value, float)}
 
 
 def _write(
@@ -90,7 +90,8 @@ def _write(
 ) -> None:
     from safetensors.torch import load
 
-    dataset, task = read_dataset(store, dataset_key), load_task(experiment)
+    dataset = read_dataset(store, dataset_key)
+    task = load_task(experiment, dataset.file)
     rows, truth = dataset.load("test")
     if len(rows) == 0:
         share = experiment.data.split.test
@@ -102,15 +103,19 @@ def _write(
     graphs, ladder = rungs.build(task, dataset, network, progress)
     variants, table = tuple(rung.variant for rung in ladder.rungs), ladder.to_json()
 
-    probabilities = batched(OnnxPredictor(graphs[variants[0]]), rows)
-    metrics = measure(probabilities, truth, dataset.encoding.labels)
+    outputs = batched(OnnxPredictor(graphs[variants[0]]), rows)
+    metrics = task.metrics(outputs, truth, dataset.encoding)
     files = {
         "weights": ("weights.safetensors", weights),
         **{variant: (f"{variant}.onnx", graph) for variant, graph in graphs.items()},
         "history": ("history.json", json.dumps(history, indent=1).encode()),
-        "confusion": ("confusion.png", model_card.confusion_picture(metrics["confusion"], dataset.encoding.labels)),
+        "probe": ("probe.npy", _probe(dataset)),
+        **{f"{KEPT}{name}": (name, dataset.file(name)) for name in dataset.files},
     }
-    if sample := _sample(rows, truth, probabilities, dataset.encoding):
+    if "confusion" in metrics:
+        picture = model_card.confusion_picture(metrics["confusion"], dataset.encoding.labels)
+        files["confusion"] = ("confusion.png", picture)
+    if sample := _sample(task, rows, truth, outputs, dataset.encoding):
         files["sample"], metrics["sample_label"] = sample
     files["ladder"] = ("ladder.png", model_card.ladder_picture(table))
     card = model_card.text(experiment, dataset, trained, metrics, table)
@@ -129,61 +134,24 @@ def _write(
     )
 
 
-def measure(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
-    """All metrics of probabilities float32 [n, num_labels] against true indices int64 [n], JSON-able.
-
-    `confusion` is [true][predicted] in counts. A class that is never predicted has precision 0, one without
-    rows recall 0, and F1 is 0 where both are.
-    """
-    n, k = probabilities.shape
-    predicted = probabilities.argmax(axis=1)
-    confusion = np.zeros((k, k), np.int64)
-    np.add.at(confusion, (truth, predicted), 1)
-    right, support, guesses = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    precision, recall = right / np.maximum(guesses, 1), right / np.maximum(support, 1)
-    f1 = 2 * right / np.maximum(support + guesses, 1)
-    likelihood = probabilities[np.arange(n), truth].astype(np.float64)
-    present = (support + guesses) > 0  # as scikit-learn counts: a label that nowhere occurs is no class of this test
-    return {
-        "accuracy": float(right.sum() / n),
-        "macro_f1": float(f1[present].mean()),
-        "log_loss": float(-np.log(np.maximum(likelihood, np.finfo(np.float32).eps)).mean()),
-        "calibration_error": calibration_error(probabilities, truth),
-        "rows": n,
-        "classes": {
-            label: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "rows": int(support[i]),
-            }
-            for i, label in enumerate(labels)
-        },
-        "confusion": confusion.tolist(),
-    }
-
-
-def calibration_error(probabilities: np.ndarray, truth: np.ndarray, num_bins: int = BINS) -> float:
-    """Expected calibration error over bins of equal width (Guo et al., On Calibration of Modern Neural Networks, 2017).
-
-    The mean over rows of the gap, within a row's bin of confidence, between mean confidence and accuracy.
-    """
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    right = (probabilities.argmax(axis=1) == truth).astype(np.float64)
-    bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
-    gaps = np.bincount(bins, weights=confidence - right, minlength=num_bins)
-    return float(np.abs(gaps).sum() / len(truth))
+def _probe(dataset: Dataset) -> bytes:
+    """Some validation rows as .npy: what a replica times its rungs with, so that lengths are real ones."""
+    rows, _ = dataset.load("validation")
+    out = io.BytesIO()
+    np.save(out, rows[:PROBE_ROWS], allow_pickle=False)
+    return out.getvalue()
 
 
 def _sample(
-    rows: np.ndarray, truth: np.ndarray, probabilities: np.ndarray, encoding: Encoding
+    task: Task, rows: np.ndarray, truth: np.ndarray, outputs: np.ndarray, encoding: Encoding
 ) -> tuple[tuple[str, bytes], str] | None:
-    """A test image to try the endpoint with: the surest of the right answers; None where rows are no images."""
-    if encoding.dtype != "uint8" or len(encoding.shape) != 3 or encoding.shape[2] not in (1, 3):
+    """A test row to try the endpoint with, the surest of the right answers, and what is true of it."""
+    right = task.right(outputs, truth)
+    chosen = int(np.where(right == right.max(), outputs.max(axis=1), -np.inf).argmax())
+    file = task.sample(rows[chosen], encoding)
+    if file is None:
         return None
-    right = probabilities.argmax(axis=1) == truth
-    chosen = int(np.where(right, probabilities.max(axis=1), 0.0).argmax())
-    return ("sample.png", model_card.png(rows[chosen])), encoding.labels[int(truth[chosen])]
+    return file, encoding.labels[int(truth[chosen])] if encoding.labels else f"{truth[chosen]:g}"
 
 
 if __name__ == "__main__":

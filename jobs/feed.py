@@ -21,7 +21,7 @@ from tasks.dataset import Dataset
 VALIDATION_ROWS = 512  # per forward pass
 SHUFFLE_BYTES = 64 * 1024**2  # of rows mixed in memory when they are streamed
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # rows [n, *shape] in the encoding's dtype, targets int64 [n]
+Batch = tuple[torch.Tensor, torch.Tensor]  # rows [n, *shape] in the encoding's dtype, targets int64 [n] or float32 [n]
 
 
 class Feed(Protocol):
@@ -67,6 +67,7 @@ class Streamed:
     def __init__(self, dataset: Dataset, experiment: Experiment, rank: int, world: int) -> None:
         self._dataset, self._seed, self._rank, self._world = dataset, experiment.seed, rank, world
         self._shard = ray.train.get_dataset_shard("train")
+        self._target = torch.from_numpy(np.empty(0, dataset.target_dtype)).dtype
         num_rows = dataset.num_rows("train")
         self._size = _rows_per_rank(experiment, num_rows, world)
         self.num_steps = num_rows // world // self._size  # Ray Data drops rows until all ranks have as many
@@ -83,7 +84,7 @@ class Streamed:
         )
         num_steps = 0
         for num_steps, batch in enumerate(batches, start=1):
-            yield batch["x"], batch["y"].long()
+            yield batch["x"], batch["y"].to(self._target)
             if num_steps == self.num_steps:
                 return
         raise TrimtabError(f"Ray Data gave {num_steps} batches of an epoch instead of {self.num_steps}")
@@ -94,7 +95,7 @@ class Streamed:
         for table in self._dataset.tables("validation"):
             mine = table.take(np.arange(self._rank, table.num_rows, self._world)).combine_chunks()
             rows = mine["x"].chunk(0).storage.flatten().to_numpy().reshape(-1, *shape)
-            targets = mine["y"].to_numpy().astype(np.int64)
+            targets = mine["y"].to_numpy().astype(self._dataset.target_dtype)
             for start in range(0, len(rows), VALIDATION_ROWS):
                 part = slice(start, start + VALIDATION_ROWS)
                 yield torch.from_numpy(rows[part].copy()), torch.from_numpy(targets[part])

@@ -28,7 +28,7 @@ from jobs.checkpoint import Course
 from jobs.feed import Feed, InMemory, Streamed
 from jobs.precision import uses_bf16
 from tasks.dataset import Dataset, read_dataset
-from tasks.task import load_task
+from tasks.task import load_task, trimmed
 
 PULSE_STEPS = 50  # steps between two looks at the loss that all ranks take together
 SAY_EVERY_S = 0.3
@@ -76,7 +76,7 @@ class Trainer:
         dataset = self._dataset()
         if self.recipe.rows == "train_and_validation":
             dataset = dataset.learning_from_validation()
-        self.task = load_task(work.experiment)
+        self.task = load_task(work.experiment, dataset.file)
         self.bf16 = uses_bf16(self.recipe.precision, self.device)
         self.feed: Feed = (Streamed if work.stream else InMemory)(dataset, work.experiment, self.rank, self.world)
 
@@ -117,7 +117,7 @@ class Trainer:
         pulse = Pulse(self, epoch)
         total = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss x rows, rows
         for step, (rows, targets) in enumerate(self.feed.batches(epoch), start=1):
-            rows = self.task.augment(rows.to(self.device, non_blocking=True), generator)
+            rows = self.task.augment(self._on_device(rows), generator)
             total += self._step(rows, targets.to(self.device, non_blocking=True))
             if step % PULSE_STEPS == 0 and not pulse.beat(step, total):
                 break
@@ -128,12 +128,12 @@ class Trainer:
         """The task's own loss and the accuracy over the whole validation split in fp32; each rank does a share."""
         self._average_buffers()
         self.network.eval()
-        total = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss x rows, right, rows
+        total = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss x rows, how right, rows
         with torch.inference_mode():
             for rows, targets in self.feed.validation():
                 truth = targets.to(self.device)
-                logits = self.network(rows.to(self.device)).float()
-                right = (logits.argmax(1) == truth).sum()
+                logits = self.network(self._on_device(rows)).float()
+                right = self.task.right(self.task.outputs(logits).cpu().numpy(), targets.numpy()).sum()
                 total += _sums(self.task.loss(logits, truth) * len(rows), right, len(rows))
         loss_sum, right_sum, num_rows = self._over_ranks(total)
         return {"validation_loss": loss_sum / num_rows, "validation_accuracy": right_sum / num_rows}
@@ -206,6 +206,9 @@ class Trainer:
         if found is not None:
             with found.as_directory() as folder:
                 self.go_on(*checkpoint.load(Path(folder)))
+
+    def _on_device(self, rows: torch.Tensor) -> torch.Tensor:
+        return (trimmed(rows) if self.task.trims else rows).to(self.device, non_blocking=True)
 
     def _step(self, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

@@ -18,21 +18,21 @@ from tasks.dataset import SPLITS, Dataset
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NAMES = {"macro_f1": "macro F1", "calibration_error": "expected calibration error, 15 bins", "r2": "R squared"}
 SHOWN_CLASSES = 50  # beyond that tables and pictures stop being readable
 
 
 def text(
     experiment: Experiment, dataset: Dataset, trained: dict[str, Any], metrics: dict[str, Any], ladder: dict[str, Any]
 ) -> str:
-    """The card; `trained` is the run's manifest, `metrics` those of `jobs.evaluate.measure`, `ladder` the bundle's."""
+    """The card; `trained` is the run's manifest, `metrics` the task's, `ladder` the bundle's."""
     parts = [
-        f"# {experiment.name}\n\nA classifier made by Trimtab from the experiment `{experiment.name}`.",
+        f"# {experiment.name}\n\nA model made by Trimtab from the experiment `{experiment.name}`.",
         _data(experiment, dataset),
         _recipe(experiment, trained),
         _results(trained, metrics, ladder),
         _ladder(ladder),
-        _classes(metrics),
-        _limits(dataset, metrics),
+        *([_classes(metrics), _limits(dataset, metrics)] if "classes" in metrics else []),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -95,15 +95,6 @@ def _drawn(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def png(row: np.ndarray) -> bytes:
-    """uint8 [height, width, 1 or 3] as a PNG."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(row[:, :, 0] if row.shape[2] == 1 else row).save(out, "PNG")
-    return out.getvalue()
-
-
 def _data(experiment: Experiment, dataset: Dataset) -> str:
     counts = ", ".join(f"{dataset.num_rows(split):,} {split}" for split in SPLITS)
     shape = " x ".join(map(str, dataset.encoding.shape))
@@ -113,7 +104,7 @@ def _data(experiment: Experiment, dataset: Dataset) -> str:
         "## Data\n\n"
         f"Source `{experiment.data.source.kind}`, dataset `{dataset.key}`: {dataset.rows_in:,} rows read, "
         f"{rejected:,} rejected{f' ({reasons})' if reasons else ''}; {counts}. "
-        f"Rows are {dataset.encoding.dtype} {shape} with {len(dataset.encoding.labels)} labels. "
+        f"Rows are {dataset.encoding.dtype} {shape} with {len(dataset.encoding.labels) or 'values instead of'} labels. "
         "The statistics for normalising come from the training rows alone."
     )
 
@@ -155,15 +146,15 @@ def _results(trained: dict[str, Any], metrics: dict[str, Any], ladder: dict[str,
     validation = trained["metrics"]
     n, accuracy = metrics["rows"], metrics["accuracy"]
     error = math.sqrt(accuracy * (1 - accuracy) / n)
+    figures = {name: value for name, value in metrics.items() if isinstance(value, float) and name != "accuracy"}
+    lines = [f"| {NAMES.get(name, name.replace('_', ' '))} | {value:.4f} |\n" for name, value in figures.items()]
+    picture = " ![Confusion matrix](confusion.png)" if "confusion" in metrics else ""
     return (
         f"## Results on {n:,} test rows\n\n"
         "| metric | value |\n|---|---|\n"
-        f"| accuracy | {accuracy:.4f} (standard error {error:.4f}) |\n"
-        f"| macro F1 | {metrics['macro_f1']:.4f} |\n"
-        f"| log loss | {metrics['log_loss']:.4f} |\n"
-        f"| expected calibration error, 15 bins | {metrics['calibration_error']:.4f} |\n"
-        f"| accuracy on the validation split | {validation['validation_accuracy']:.4f} |\n\n"
-        f"Measured once, on the ladder's top rung `{ladder['rungs'][0]['variant']}`. ![Confusion matrix](confusion.png)"
+        f"| accuracy | {accuracy:.4f} (standard error {error:.4f}) |\n" + "".join(lines) + "| accuracy on the "
+        f"validation split | {validation['validation_accuracy']:.4f} |\n\n"
+        f"Measured once, on the ladder's top rung `{ladder['rungs'][0]['variant']}`.{picture}"
     )
 
 

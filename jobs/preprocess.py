@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from jobs.command import Context
 
-INDEX_COLUMNS = ["content", "bucket", "label", "is_test", "reason", "position"]
+INDEX_COLUMNS = ["content", "bucket", "label", "is_test", "is_validation", "reason", "position"]
 
 
 def body(context: Context) -> dict[str, Any]:
@@ -52,9 +52,9 @@ def run(experiment: Experiment, store: Store, key: str, progress: Callable[[int,
     store.check_room(0)
     sources.preflight(experiment)
     with _own_errors():
-        cleaner, refs, index = _cleaned(experiment, progress)
-        judged = verdicts.judge(index, experiment.data)
-        verdicts.check(index, judged, experiment.data, _example(refs, index, judged))
+        cleaner, refs, index, rules = _cleaned(experiment, progress)
+        judged = verdicts.judge(index, experiment.data, rules)
+        verdicts.check(index, judged, experiment.data, _example(refs, index, judged), rules)
         num_good = sum(len(rows) for rows in judged.splits.values())
         store.check_room(num_good * cleaner.row_bytes)
         with store.stage("datasets", key) as staging:
@@ -73,10 +73,12 @@ def run(experiment: Experiment, store: Store, key: str, progress: Callable[[int,
 
 def _cleaned(
     experiment: Experiment, progress: Callable[[int, int], None]
-) -> tuple[Cleaner, list[ray.ObjectRef], verdicts.Index]:
+) -> tuple[Cleaner, list[ray.ObjectRef], verdicts.Index, verdicts.Rules]:
     reading = sources.read(experiment)
     cleaner = _cleaner(experiment, reading)
     total = reading.num_rows() or 0
+    task = load_task(experiment)
+    rules = verdicts.Rules(reading.labels, has_values=task.targets == "value", ambiguous=task.ambiguous)
     dataset = _dataset(reading, cleaner)
     dataset.context.enable_progress_bars = False
     del reading  # the rows are in the object store now: this process need not hold them too
@@ -88,7 +90,7 @@ def _cleaned(
         progress(done, max(done, total) if total else 0)
     index = _index(refs)
     progress(len(index.row), len(index.row))
-    return cleaner, refs, index
+    return cleaner, refs, index, rules
 
 
 def _cleaner(experiment: Experiment, reading: Reading) -> Cleaner:
@@ -139,6 +141,7 @@ def _index(refs: Sequence[ray.ObjectRef]) -> verdicts.Index:
         bucket=whole["bucket"].to_numpy()[order],
         label=label.indices.to_numpy()[order],
         is_test=whole["is_test"].to_numpy()[order],
+        is_validation=whole["is_validation"].to_numpy()[order],
         reason=whole["reason"].to_numpy()[order],
         texts=tuple(label.dictionary.to_pylist()),
     )
@@ -181,6 +184,7 @@ def _written(
     entries: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for (split, _), (entry, _) in zip(pending, results, strict=False):
         entries[split].append(entry)
+    files = {name: staging.write(name, data) for name, data in load_task(experiment).gather().items()}
     partials = [partial for _, partial in results[: len(pending)] if partial is not None]
     counts = judged.counts()
     return {
@@ -190,7 +194,12 @@ def _written(
             "dtype": cleaner.dtype,
             "statistics": load_task(experiment).statistics(partials),
         },
-        "schema": {"x": f"fixed_shape_tensor<{cleaner.dtype}>{list(cleaner.shape)}", "y": "int32", "key": "string"},
+        "schema": {
+            "x": f"fixed_shape_tensor<{cleaner.dtype}>{list(cleaner.shape)}",
+            "y": str(pa.from_numpy_dtype(judged.target.dtype)),
+            "key": "string",
+        },
+        "files": files,
         "splits": entries,
         "rejected": {"total": sum(counts.values()), "reasons": counts, "file": results[-1] if last else None},
         "rows_in": len(index.row),

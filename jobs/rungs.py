@@ -15,7 +15,7 @@ from cluster.progress import Progress
 from jobs.distil import distil
 from ladder import profile
 from ladder.profile import Ladder, LeftOut
-from ladder.variants import ExportError, export_onnx, quantise
+from ladder.variants import ExportError, export_onnx, quantise, quantise_dynamic
 from tasks.dataset import Dataset
 from tasks.task import Task
 
@@ -36,15 +36,15 @@ def build(
     Raises:
         ExportError: the network itself cannot be exported; what else cannot be made is left out, with its reason.
     """
-    experiment, name = task.experiment, task.input_spec(dataset.encoding).name
+    experiment = task.experiment
     rows, truth = _training_rows(dataset)
     chosen = np.random.default_rng(experiment.seed).permutation(len(rows))[:CALIBRATION_ROWS]
-    graphs = {REFERENCE: export_onnx(network, dataset.encoding, name)}
+    graphs = {REFERENCE: export_onnx(network, dataset.encoding, task)}
     failed: list[LeftOut] = []
     reference = REFERENCE
     for variant, other in _others(task, dataset, network, rows, truth, progress).items():
         try:
-            graphs[variant] = export_onnx(other, dataset.encoding, name)
+            graphs[variant] = export_onnx(other, dataset.encoding, task)
         except ExportError as error:
             failed.append(LeftOut(variant, str(error)))
             continue
@@ -53,11 +53,12 @@ def build(
     for variant in list(graphs) if experiment.ladder.int8 else ():
         int8 = variant.removesuffix("fp32") + "int8"
         try:
-            graphs[int8] = quantise(graphs[variant], rows[chosen])
+            is_static = task.int8 == "static"
+            graphs[int8] = quantise(graphs[variant], rows[chosen]) if is_static else quantise_dynamic(graphs[variant])
         except ExportError as error:
             failed.append(LeftOut(int8, str(error)))
     seen, labels = dataset.load("validation")
-    measured = profile.measure(graphs, reference, seen, labels, experiment.serve.max_batch)
+    measured = profile.measure(graphs, reference, seen, labels, experiment.serve.max_batch, task)
     ladder = profile.arrange(measured, reference, experiment.ladder.max_accuracy_loss, len(seen))
     ladder = dataclasses.replace(ladder, left_out=(*ladder.left_out, *failed))
     kept = {REFERENCE, *(rung.variant for rung in ladder.rungs)}
@@ -90,7 +91,7 @@ def _others(
 
 
 def _training_rows(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [n, *shape] and labels int64 [n]: all, or those of the first shards that fit into MOST_BYTES."""
+    """Rows [n, *shape] and targets [n]: all, or those of the first shards that fit into MOST_BYTES."""
     row_bytes = int(np.prod(dataset.encoding.shape)) * np.dtype(dataset.encoding.dtype).itemsize
     shards: list[dict[str, Any]] = []
     num_bytes = 0

@@ -53,7 +53,7 @@ def gather(refs: Sequence[Any], block: np.ndarray, row: np.ndarray) -> Gather:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a split; `y` int32 [n], `content` uint64 [n, 2]."""
+    """One file of a split; `y` int32 [n] or float32 [n], `content` uint64 [n, 2]."""
 
     name: str
     gather: Gather
@@ -74,7 +74,7 @@ def write_shard(staging: Staging, shard: Shard, experiment: Experiment) -> tuple
     table = pa.table(
         {
             "x": pa.FixedShapeTensorArray.from_numpy_ndarray(x),
-            "y": pa.array(shard.y, pa.int32()),
+            "y": pa.array(shard.y),
             "key": pa.array(_hex(shard.content), pa.string()),
         }
     )

@@ -26,13 +26,19 @@ from jobs.source_rows import Part, Row, container_errors
 
 @dataclass(frozen=True)
 class Columns:
-    input: str
+    """Several input columns are one input, a JSON object of them."""
+
+    inputs: tuple[str, ...]
     label: str
     key: str | None
+    is_object: bool = False  # the input is a JSON object, also of one column
+    is_text: bool = False  # a text is the input itself, not a file's bytes or path
+    has_values: bool = False  # labels are numbers of any kind
 
-    def named(self) -> dict[str, str]:
-        wanted = {"input": self.input, "label": self.label, "key": self.key}
-        return {setting: name for setting, name in wanted.items() if name is not None}
+    def named(self) -> list[tuple[str, str]]:
+        """(setting, column) of each."""
+        wanted = [*(("input", name) for name in self.inputs), ("label", self.label), ("key", self.key)]
+        return [(setting, name) for setting, name in wanted if name is not None]
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,20 @@ class TablePart(Part):
     def row(self, record: dict[str, Any], number: int) -> Row:
         """One record as a row; what is wrong with it becomes the row's reason."""
         row = Row(None, "", self.place.origin(self.name, number), _text(record.get(self.columns.key or "")) or "")
-        label = _text(record.get(self.columns.label))
+        read = _number if self.columns.has_values else _text
+        label = read(record.get(self.columns.label))
         if label is None:
             return row._replace(reason="bad_label", detail=f"a {type(record[self.columns.label]).__name__}")
-        value = record.get(self.columns.input)
+        if self.columns.is_object:
+            named = {name: _plain(record.get(name)) for name in self.columns.inputs}
+            return row._replace(label=label, value=json.dumps(named).encode())
+        value = record.get(self.columns.inputs[0])
         if isinstance(value, dict):  # Hugging Face's image feature: {bytes, path}
             value = value.get("bytes") or value.get("path")
         row = row._replace(label=label)
         if isinstance(value, str) and value:
+            if self.columns.is_text:
+                return row._replace(value=value.encode("utf-8", "replace"))
             return self._from_text(row, value.strip())
         if not value:
             return row
@@ -103,7 +115,7 @@ class ParquetRows(TablePart):
     def _rows(self, file: pq.ParquetFile) -> Iterator[Row]:
         assert self.num_rows is not None
         skip, left, number = self.start, self.num_rows, self.first
-        wanted = list(self.columns.named().values())
+        wanted = list(dict.fromkeys(name for _, name in self.columns.named()))
         for batch in file.iter_batches(batch_size=1024, row_groups=[self.group], columns=wanted, use_threads=False):
             piece = batch.slice(skip, left)
             skip = max(0, skip - batch.num_rows)
@@ -173,6 +185,24 @@ class CsvRows(TextPart):
         for line in self.lines():
             taken.append(line)
             yield line
+
+
+def _number(value: object) -> str | None:
+    """A finite number as text that gives it back exactly, "" for none, None for what is no number."""
+    if value is None or value == "":
+        return ""
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return repr(number) if math.isfinite(number) else None
+
+
+def _plain(value: object) -> object:
+    """What JSON can say of a value: numbers, texts, truth; others as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _text(value: object) -> str | None:

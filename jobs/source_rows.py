@@ -23,7 +23,7 @@ from cluster.errors import DataError
 PATH, TEST_PATH = "data.source.path", "data.source.test_path"
 MAX_TABLE_ROWS = 512
 MAX_TABLE_BYTES = 16 * 1024**2
-TEST = "test"  # split of a row that the source itself calls a test row; "" for all others
+TEST, VALIDATION = "test", "validation"  # split of a row that the source itself calls so; "" for all others
 
 
 class Row(NamedTuple):
@@ -35,6 +35,7 @@ class Row(NamedTuple):
     key: str = ""
     reason: str = ""
     detail: str = ""
+    split: str = ""  # where a row's place does not say it
 
 
 class File(NamedTuple):
@@ -126,6 +127,7 @@ class Reading:
 
     tables: list[pa.Table] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
+    labels: tuple[str, ...] | None = None  # all there can be, where the source knows more than its rows show
 
     def num_rows(self) -> int | None:
         counts = [table.num_rows for table in self.tables] + [part.num_rows for part in self.parts]
@@ -171,7 +173,7 @@ def read_part(part: Part, number: int) -> Iterator[pa.Table]:
 
 def _table(rows: list[Row], split: str, start: int) -> pa.Table:
     columns = {name: list(column) for name, column in zip(Row._fields, zip(*rows, strict=True), strict=True)}
-    columns["split"] = [split] * len(rows)
+    columns["split"] = [own or split for own in columns["split"]]
     columns["position"] = list(range(start, start + len(rows)))
     return pa.table(columns, schema=SCHEMA)
 

@@ -11,16 +11,17 @@ import csv
 import difflib
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.config import TableSource
+from cluster.config import Experiment, TableSource
 from cluster.errors import DataError
 from jobs.source_records import Columns, CsvRows, JsonlRows, ParquetRows
 from jobs.source_rows import PATH, TEST, TEST_PATH, File, Part, Place, Reading, container_errors
+from tasks.task import load_task
 
 MAX_PART_ROWS = 8192
 NUM_CHECKED_FILES = 32  # whose columns are looked at before any work begins
@@ -31,11 +32,20 @@ class Table(abc.ABC):
     """What the three kinds share; each adds its file names, its columns and its parts."""
 
     source: TableSource
+    experiment: Experiment
     suffixes: ClassVar[tuple[str, ...]]
 
     @property
     def columns(self) -> Columns:
-        return Columns(self.source.input, self.source.label, self.source.key)
+        given = self.source.input or self.experiment.default_input
+        names = (given,) if isinstance(given, str) else tuple(given)
+        return Columns(names, self.source.label, self.source.key, is_object=not isinstance(given, str))
+
+    @property
+    def columns_as_read(self) -> Columns:
+        """With what the task says of them; its code is not needed to check that they are there."""
+        task = load_task(self.experiment)
+        return replace(self.columns, is_text=task.takes == "text", has_values=task.targets == "value")
 
     def places(self) -> list[Place]:
         test = self.source.test_path
@@ -57,7 +67,7 @@ class Table(abc.ABC):
                 if file.size == 0:
                     raise place.error("is empty", "fetch or make the file anew", file.name)
                 there = self.columns_there(place, file.name)
-                for setting, wanted in self.columns.named().items():
+                for setting, wanted in self.columns.named():
                     if wanted not in there:
                         raise _missing(setting, wanted, there, place.origin(file.name))
 
@@ -69,15 +79,16 @@ class Table(abc.ABC):
         return [[place.split, *file] for place in self.places() for file in self.files(place)]
 
     def read(self) -> Reading:
+        columns = self.columns_as_read
         return Reading(
-            parts=[p for place in self.places() for f in self.files(place) for p in self.parts(place, f.name)]
+            parts=[p for place in self.places() for f in self.files(place) for p in self.parts(place, f.name, columns)]
         )
 
     @abc.abstractmethod
     def columns_there(self, place: Place, name: str) -> list[str]: ...
 
     @abc.abstractmethod
-    def parts(self, place: Place, name: str) -> list[Part]: ...
+    def parts(self, place: Place, name: str, columns: Columns) -> list[Part]: ...
 
 
 class Parquet(Table):
@@ -87,12 +98,12 @@ class Parquet(Table):
         with container_errors(place, name, "Parquet"):
             system, folder = place.folder()
             schema = pq.read_schema(f"{folder}/{name}", filesystem=system)
-        for setting, column in self.columns.named().items():
+        for setting, column in self.columns.named():
             if column in schema.names:
-                _check_type(setting, column, schema.field(column).type)
+                _check_type(setting, column, schema.field(column).type, is_object=self.columns.is_object)
         return list(schema.names)
 
-    def parts(self, place: Place, name: str) -> list[Part]:
+    def parts(self, place: Place, name: str, columns: Columns) -> list[Part]:
         with container_errors(place, name, "Parquet"):
             system, folder = place.folder()
             metadata = pq.read_metadata(f"{folder}/{name}", filesystem=system)
@@ -102,7 +113,7 @@ class Parquet(Table):
             num = metadata.row_group(group).num_rows
             for start in range(0, num, MAX_PART_ROWS):
                 size = min(MAX_PART_ROWS, num - start)
-                parts.append(ParquetRows(place, size, name, self.columns, group, start, first + start))
+                parts.append(ParquetRows(place, size, name, columns, group, start, first + start))
             first += num
         return parts
 
@@ -114,8 +125,8 @@ class Csv(Table):
         csv.field_size_limit(sys.maxsize)
         return next(csv.reader(CsvRows(place, None, name, self.columns).lines()), [])
 
-    def parts(self, place: Place, name: str) -> list[Part]:
-        return [CsvRows(place, None, name, self.columns)]
+    def parts(self, place: Place, name: str, columns: Columns) -> list[Part]:
+        return [CsvRows(place, None, name, columns)]
 
 
 class Jsonl(Table):
@@ -132,8 +143,8 @@ class Jsonl(Table):
                 return list(record)
         raise place.error("holds no line with a JSON object", "write one object per line", name)
 
-    def parts(self, place: Place, name: str) -> list[Part]:
-        return [JsonlRows(place, None, name, self.columns)]
+    def parts(self, place: Place, name: str, columns: Columns) -> list[Part]:
+        return [JsonlRows(place, None, name, columns)]
 
 
 def _missing(setting: str, wanted: str, there: list[str], file: str) -> DataError:
@@ -143,15 +154,15 @@ def _missing(setting: str, wanted: str, there: list[str], file: str) -> DataErro
     return DataError(f"data.source.{setting}", wanted, f"no such column in {file}", f"the columns are: {names}")
 
 
-def _check_type(setting: str, column: str, kind: pa.DataType) -> None:
+def _check_type(setting: str, column: str, kind: pa.DataType, *, is_object: bool) -> None:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
     is_image = pa.types.is_struct(kind) and {"bytes", "path"} & {kind.field(i).name for i in range(kind.num_fields)}
     is_number = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)
-    if setting == "input" and not (is_text or is_bytes or is_image):
-        mend = "name a column of encoded images: bytes, base64 text or paths"
+    if setting == "input" and not (is_text or is_bytes or is_image or (is_object and is_number)):
+        mend = "name a column of texts or bytes, or a list of columns of numbers and texts"
         raise DataError("data.source.input", column, f"the column is {kind}", mend)
     if setting != "input" and not (is_text or is_number):
         mend = "name a column of text or whole numbers"

@@ -14,7 +14,7 @@ from cluster.errors import DataError
 from jobs.source_arrays import Digits, Idx, Torchvision
 from jobs.source_images import ImageFolder
 from jobs.source_rows import Reading
-from jobs.source_tables import Csv, Jsonl, Parquet
+from jobs.source_tables import Csv, Jsonl, Parquet, Table
 
 
 class Kind(Protocol):
@@ -64,5 +64,6 @@ def read(experiment: Experiment) -> Reading:
 
 def _kind(experiment: Experiment) -> Kind:
     source = experiment.data.source
-    kind: Kind = KINDS[source.kind](source)
+    made = KINDS[source.kind]
+    kind: Kind = made(source, experiment) if issubclass(made, Table) else made(source)
     return kind

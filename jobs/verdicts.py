@@ -38,8 +38,18 @@ class Index:
     bucket: np.ndarray  # uint64 [n]: hash of seed and key
     label: np.ndarray  # int32 [n]: index into `texts`
     is_test: np.ndarray  # bool [n]: the source calls it a test row
+    is_validation: np.ndarray  # bool [n]: the source calls it a validation row
     reason: np.ndarray  # object [n]: "" for a row that could be cleaned
     texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the source and the task say about targets. `labels` are all there can be, in the source's own order."""
+
+    labels: tuple[str, ...] | None = None
+    has_values: bool = False  # targets are numbers
+    ambiguous: bool = False  # equal inputs may have different targets, of which `content` then knows
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Verdicts:
     reason: np.ndarray  # object [n]: "" for a row that stays
     same_as: np.ndarray  # int64 [n]: the row of equal content or -1
     labels: tuple[str, ...]
-    target: np.ndarray  # int32 [n]: index into `labels` or -1
+    target: np.ndarray  # int32 [n]: index into `labels` or -1; float32 [n] where targets are values
     splits: dict[str, np.ndarray]  # split -> int64 [rows]: its rows in the order they are stored
 
     def counts(self) -> dict[str, int]:
@@ -56,21 +66,24 @@ class Verdicts:
         return dict(zip(reasons.tolist(), counts.tolist(), strict=True))
 
 
-def judge(index: Index, data: Data) -> Verdicts:
+def judge(index: Index, data: Data, rules: Rules = Rules()) -> Verdicts:
     """Raises DataError when the source's test rows have none of the training rows' labels."""
     reason = index.reason.copy()
     same_as = _reject_equal_content(index, reason)
     if data.source.kind in ("parquet", "csv", "jsonl") and data.source.key is not None:
         in_test = np.isin(index.bucket, index.bucket[index.is_test & (reason == "")])
         reason[in_test & ~index.is_test & (reason == "")] = "key_in_test"
-    labels = order_labels(_texts(index, ~index.is_test & (reason == "")))
+    if rules.has_values:
+        values = np.array([float(text or "nan") for text in index.texts] or [np.nan], np.float32)
+        return Verdicts(reason, same_as, (), values[index.label], _splits(index, reason, data))
+    labels = rules.labels or order_labels(_texts(index, ~index.is_test & ~index.is_validation & (reason == "")))
     number = {text: i for i, text in enumerate(labels)}
     target = np.array([number.get(text, -1) for text in index.texts] or [-1], np.int32)[index.label]
     _reject_unknown_labels(index, reason, target, labels, data.source.kind)
     return Verdicts(reason, same_as, labels, target, _splits(index, reason, data))
 
 
-def check(index: Index, verdicts: Verdicts, data: Data, example: str) -> None:
+def check(index: Index, verdicts: Verdicts, data: Data, example: str, rules: Rules = Rules()) -> None:
     """Raises DataError when too much was rejected, or what is left cannot be trained on.
 
     `example` describes the first rejected row.
@@ -82,17 +95,25 @@ def check(index: Index, verdicts: Verdicts, data: Data, example: str) -> None:
         problem = f"{num_rejected} of {num_rows} rows were rejected ({reasons}; the first: {example})"
         raise DataError("data.max_rejected", data.max_rejected, problem, "mend the data or raise this share")
     kind = data.source.kind
+    if verdicts.target.dtype == np.float32:
+        return _check_splits(verdicts, kind, num_rows - num_rejected)
     if len(verdicts.labels) < 2:
         problem = f"all {num_rows - num_rejected} rows have one label only ({', '.join(verdicts.labels)})"
         raise DataError("data.source", kind, problem, "give rows of at least two classes")
-    for split in SPLITS:
-        if len(verdicts.splits[split]) == 0:
-            problem = f"{num_rows - num_rejected} rows are too few: the {split} split is empty"
-            raise DataError("data.source", kind, problem, "give more rows or change data.split")
+    _check_splits(verdicts, kind, num_rows - num_rejected)
+    if rules.labels is not None:  # a source that names its labels knows why some have no row yet
+        return
     trained = set(np.unique(verdicts.target[verdicts.splits["train"]]).tolist())
     if missing := [text for i, text in enumerate(verdicts.labels) if i not in trained]:
         problem = f"no row of {_named(missing)} fell into the training split"
         raise DataError("data.source", kind, problem, "give those classes more rows or change data.split or seed")
+
+
+def _check_splits(verdicts: Verdicts, kind: str, num_good: int) -> None:
+    for split in SPLITS:
+        if len(verdicts.splits[split]) == 0:
+            problem = f"{num_good} rows are too few: the {split} split is empty"
+            raise DataError("data.source", kind, problem, "give more rows or change data.split")
 
 
 def order_labels(texts: Iterable[str]) -> tuple[str, ...]:
@@ -130,7 +151,7 @@ def _reject_equal_content(index: Index, reason: np.ndarray) -> np.ndarray:
 def _reject_unknown_labels(
     index: Index, reason: np.ndarray, target: np.ndarray, labels: tuple[str, ...], kind: str
 ) -> None:
-    tested = index.is_test & (reason == "")
+    tested = (index.is_test | index.is_validation) & (reason == "")
     unknown = tested & (target < 0)
     if unknown.any() and unknown.sum() == tested.sum():
         found = order_labels(_texts(index, unknown))
@@ -150,7 +171,9 @@ def _splits(index: Index, reason: np.ndarray, data: Data) -> dict[str, np.ndarra
     if not index.is_test.any():
         test_share = data.split.test if data.split.test is not None else DEFAULT_TEST_SHARE
         is_test = place >= 1.0 - test_share
-    is_validation = ~is_test & (place >= 1.0 - test_share - data.split.validation)
+    is_validation = index.is_validation[rows] & ~is_test
+    if not index.is_validation.any():
+        is_validation = ~is_test & (place >= 1.0 - test_share - data.split.validation)
     return {"train": rows[~is_test & ~is_validation], "validation": rows[is_validation], "test": rows[is_test]}
 
 

@@ -6,14 +6,19 @@ checked against the manifest's sha256. Knows the store's folders; not how a vari
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cluster.config import Experiment
+from cluster.errors import NotFoundError
 from cluster.store import DamagedError, Store
 from tasks.task import Encoding
 
 FORMAT = 1
+KEPT = "data:"  # how the roles of files begin that came with the dataset
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,22 @@ class Bundle:
     def read(self, role: str) -> bytes:
         """One file, checked. Raises NotFoundError, DamagedError."""
         return self.store.read("bundles", self.key, self.files[role])
+
+    def file(self, name: str) -> bytes:
+        """What the task kept with the dataset under `name`, checked. Raises NotFoundError, DamagedError."""
+        if KEPT + name not in self.files:
+            raise NotFoundError(f"bundle {self.key} has no file {name!r} of its dataset")
+        return self.read(KEPT + name)
+
+    def probe(self, n: int) -> np.ndarray:
+        """Encoded rows [n, *shape] like those that will come, repeated where there are fewer; zeros in an old bundle.
+
+        Raises NotFoundError, DamagedError.
+        """
+        if "probe" not in self.files:
+            return np.zeros((n, *self.encoding.shape), self.encoding.dtype)
+        rows = np.load(io.BytesIO(self.read("probe")), allow_pickle=False)
+        return np.resize(rows, (n, *self.encoding.shape))
 
 
 def write_bundle(

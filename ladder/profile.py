@@ -17,6 +17,7 @@ import numpy as np
 
 from ladder.latency import Latency
 from ladder.variants import OnnxPredictor
+from tasks.task import Task
 
 ROUNDS = 30  # timed passes of each variant at each size
 LEAST_ROUNDS = 3
@@ -32,7 +33,7 @@ class Measured:
 
     variant: str
     accuracy: float  # on the validation split
-    agreement: float  # share of the rows with the reference's answer
+    agreement: float  # with the reference's answers, as the task has it
     seconds: dict[int, float]
     latency: Latency
     num_bytes: int
@@ -129,9 +130,9 @@ def arrange(measured: Sequence[Measured], reference: str, max_loss: float, num_r
 
 
 def measure(
-    graphs: Mapping[str, bytes], reference: str, rows: np.ndarray, truth: np.ndarray, max_batch: int
+    graphs: Mapping[str, bytes], reference: str, rows: np.ndarray, truth: np.ndarray, max_batch: int, task: Task
 ) -> list[Measured]:
-    """Each exported graph on encoded rows [n, *shape] and their labels int64 [n], n at least 1; takes seconds.
+    """Each exported graph on encoded rows [n, *shape] and their targets [n], n at least 1; takes seconds.
 
     Sizes are 1, 2, 4 ... `max_batch`. Variants take turns, so that a slow moment of the machine meets all.
     """
@@ -143,13 +144,12 @@ def measure(
         # A small one may fit into what the process had already: it takes its file's size all the same.
         memory[variant] = max(_resident_bytes() - before, len(graph))
     answers = {variant: batched(predictor, rows) for variant, predictor in predictors.items()}
-    guesses = {variant: answer.argmax(axis=1) for variant, answer in answers.items()}
     samples = _timed(predictors, reference, rows, max_batch)
     return [
         Measured(
             variant,
-            accuracy=float((guesses[variant] == truth).mean()),
-            agreement=float((guesses[variant] == guesses[reference]).mean()),
+            accuracy=float(task.right(answers[variant], truth).mean()),
+            agreement=float(task.agreement(answers[variant], answers[reference]).mean()),
             seconds={size: median(times) for size, times in samples[variant].items()},
             latency=Latency.fit([(size, s) for size, times in samples[variant].items() for s in times]),
             num_bytes=len(graph),
@@ -207,7 +207,7 @@ def _network(each: Measured) -> str:
 
 
 def batched(predictor: OnnxPredictor, rows: np.ndarray) -> np.ndarray:
-    """Probabilities float32 [n, num_labels] of encoded rows [n, *shape], some at a time; n is at least 1."""
+    """Answers float32 [n, width] of encoded rows [n, *shape], some at a time; n is at least 1."""
     return np.concatenate([predictor(batch) for batch in np.array_split(rows, -(-len(rows) // BATCH_ROWS))])
 
 

@@ -1,7 +1,7 @@
 """Executable forms of a model: made from a network at training time, run by a replica.
 
-The two halves share a file because they share a contract: one input of encoded rows, one output
-`probabilities` float32 [n, num_labels]. Making needs torch; running must not, so that a replica starts light.
+The two halves share a file because they share a contract: one input of encoded rows, one output `outputs` float32
+[n, width], as the task has them. Making needs torch; running must not, so that a replica starts light.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.errors import TrimtabError, first_line
-from tasks.task import Encoding
+from tasks.task import Encoding, Task, trimmed
 
 if TYPE_CHECKING:
     import torch
 
-OUTPUT = "probabilities"
+OUTPUT = "outputs"
 CHECKED_ROWS = 5  # not the two of the example: the batch must not be fixed in the graph
-TOLERANCE = 1e-3  # of a probability; kernels of the two engines round differently
+TOLERANCE = 1e-3  # of a probability, or of the largest value; kernels of the two engines round differently
 CALIBRATION_BATCH = 64  # rows of one pass while ranges are collected
 QUANTISED = ("Conv", "Gemm", "MatMul")  # where the time goes; normalising and softmax keep their range in fp32
 
@@ -31,32 +31,53 @@ class ExportError(TrimtabError):
     """The network has no form that a replica could run."""
 
 
-def export_onnx(network: torch.nn.Module, encoding: Encoding, input_name: str = "image") -> bytes:
-    """The network with its softmax as an ONNX graph; rows [n, *shape] in, `probabilities` float32 [n, num_labels] out.
+def export_onnx(network: torch.nn.Module, encoding: Encoding, task: Task) -> bytes:
+    """The network with `task.outputs` as an ONNX graph; rows [n, *shape] in, `outputs` float32 [n, width] out.
+
+    Where the task trims its rows, their length is free in the graph.
 
     Raises:
         ExportError: it cannot be exported, answers something that is not finite, or answers unlike the network.
     """
     import torch
 
-    class WithSoftmax(torch.nn.Module):
+    class Whole(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = network
 
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
-            return torch.softmax(self.network(rows).float(), dim=1)
+            return task.outputs(self.network(rows))
 
-    model = WithSoftmax().cpu().eval()
-    rows = _example(encoding, CHECKED_ROWS)
+    model = Whole().cpu().eval()
+    rows = task.example(encoding, CHECKED_ROWS)
     try:
-        data = _traced(model, torch.from_numpy(rows[:2]), input_name)
+        data = _traced(model, torch.from_numpy(rows[:2]), task.input_spec(encoding).name, task.trims)
     except Exception as error:  # the exporter raises errors of many libraries
         raise ExportError(f"the network cannot be exported to ONNX ({first_line(error)})") from error
     with torch.inference_mode():
         expected = model(torch.from_numpy(rows)).numpy()
     _check(OnnxPredictor(data), rows, expected)
     return data
+
+
+def quantise_dynamic(graph: bytes) -> bytes:
+    """An exported graph with matrix products in int8: weights per channel, activations in the range each pass has.
+
+    Raises:
+        ExportError: it cannot be quantised.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the library's own internals
+        exported, quantised = (Path(folder, f"{part}.onnx") for part in ("exported", "quantised"))
+        exported.write_bytes(graph)
+        try:
+            quantize_dynamic(str(exported), str(quantised), weight_type=QuantType.QInt8, per_channel=True)
+        except Exception as error:  # errors of onnx, of its runtime and of numpy
+            raise ExportError(f"the graph cannot be quantised ({first_line(error)})") from error
+        return quantised.read_bytes()
 
 
 def quantise(graph: bytes, rows: np.ndarray) -> bytes:
@@ -104,11 +125,12 @@ def quantise(graph: bytes, rows: np.ndarray) -> bytes:
         return quantised.read_bytes()
 
 
-def _traced(model: torch.nn.Module, example: torch.Tensor, input_name: str) -> bytes:
+def _traced(model: torch.nn.Module, example: torch.Tensor, input_name: str, trims: bool) -> bytes:
     import torch
 
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
+    free = {0: torch.export.Dim("n"), **({1: torch.export.Dim("length")} if trims else {})}
     exporter.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -120,7 +142,7 @@ def _traced(model: torch.nn.Module, example: torch.Tensor, input_name: str) -> b
                 verbose=False,
                 input_names=[input_name],
                 output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("n")},),
+                dynamic_shapes=(free,),
             )
     finally:
         exporter.setLevel(level)
@@ -134,17 +156,8 @@ def _check(predictor: OnnxPredictor, rows: np.ndarray, expected: np.ndarray) -> 
         raise ExportError("the network answers NaN or infinity; train it with a lower train.learning_rate")
     for n in (1, len(rows)):
         difference = float(np.abs(predictor(rows[:n]) - expected[:n]).max())
-        if not difference <= TOLERANCE:
-            raise ExportError(f"the ONNX form differs from the network by {difference:.2g} in a probability")
-
-
-def _example(encoding: Encoding, n: int) -> np.ndarray:
-    """Random rows [n, *shape] over the whole range of the encoding's dtype."""
-    generator, dtype = np.random.default_rng(0), np.dtype(encoding.dtype)
-    if dtype.kind in "iu":
-        top = min(int(np.iinfo(dtype).max), 255)
-        return generator.integers(0, top + 1, (n, *encoding.shape)).astype(dtype)
-    return generator.standard_normal((n, *encoding.shape)).astype(dtype)
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            raise ExportError(f"the ONNX form differs from the network by {difference:.2g} in an answer")
 
 
 class OnnxPredictor:
@@ -158,9 +171,16 @@ class OnnxPredictor:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # would steal the next replica's core
         options.log_severity_level = 3
         self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        self.input_name: str = self._session.get_inputs()[0].name
+        given = self._session.get_inputs()[0]
+        self.input_name: str = given.name
+        self._trims = len(given.shape) == 2 and isinstance(given.shape[1], str)
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Rows [n, *shape] in the encoding's dtype -> probabilities float32 [n, num_labels]."""
-        answer: np.ndarray = self._session.run([OUTPUT], {self.input_name: rows})[0]
+        """Rows [n, *shape] in the encoding's dtype -> answers float32 [n, width].
+
+        Rows whose length is free in the graph are cut to the longest of the batch.
+        """
+        if self._trims:
+            rows = np.ascontiguousarray(trimmed(rows))
+        answer: np.ndarray = self._session.run(None, {self.input_name: rows})[0]
         return answer

@@ -31,6 +31,10 @@ class _Client:
     left: float = math.inf
     at: float = 0.0
 
+    @property
+    def name(self) -> str:
+        return self.digest[:8].hex()
+
     def wait_s(self, now: float) -> float:
         """0 when one more request is within the rate, which takes it; else the time until it would be."""
         if math.isinf(self.per_s):
@@ -78,8 +82,8 @@ class Tokens:
             raise ClusterError(VARIABLE, path, "holds no token", _MEND)
         return tokens
 
-    def check(self, header: bytes | None, role: str = "predict", now: float | None = None) -> None:
-        """`header` is the value of `authorization`, `now` time.monotonic().
+    def check(self, header: bytes | None, role: str = "predict", now: float | None = None) -> str:
+        """Who asks: a name that differs from token to token. `header` is `authorization`'s value, `now` monotonic.
 
         Raises:
             RequestError: 401 unless it carries a known token, 403 when that one's role is less than `role`, 429
@@ -94,6 +98,7 @@ class Tokens:
             after = str(math.ceil(wait_s))
             message = f"more than this token's {client.per_s:g} requests per second; try again in {after} s"
             raise RequestError(429, message, {"retry-after": after})
+        return client.name
 
     def _known(self, header: bytes | None) -> _Client:
         scheme, _, token = (header or b"").partition(b" ")

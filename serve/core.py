@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One loaded version, ready to answer; its rungs map rows [n, *shape] to float32 [n, num_labels]."""
+    """One loaded version, ready to answer; its rungs map rows [n, *shape] to float32 [n, width]."""
 
     bundle: Bundle
     version: int
@@ -45,9 +45,9 @@ class Model:
 
 
 class Answer(NamedTuple):
-    """Rows' probabilities float32 [n, num_labels], and who computed them in what time."""
+    """Rows' outputs float32 [n, width], as the task has them, and who computed them in what time."""
 
-    probabilities: np.ndarray
+    outputs: np.ndarray
     model: Model
     variant: str  # the rung
     queue_ms: float
@@ -279,4 +279,4 @@ def _limits(serve: Serve, envelope: LiveEnvelope | None = None) -> Limits:
 
 def _task(bundle: Bundle, serve: Serve) -> Task:
     # The bundle remembers the limits of the day it was made; those of today count.
-    return load_task(bundle.experiment.model_copy(update={"serve": serve}))
+    return load_task(bundle.experiment.model_copy(update={"serve": serve}), bundle.file)

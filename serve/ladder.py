@@ -107,7 +107,7 @@ def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
     if not variants:
         have = ", ".join(bundle.variants) or "none"
         raise NotFoundError(f"bundle {bundle.key} has no ONNX variant to serve (variants: {have})")
-    rows = np.zeros((max_batch, *bundle.encoding.shape), bundle.encoding.dtype)
+    rows = bundle.probe(max_batch)
     forwards = open_forwards(bundle, max_batch, threads)
     accuracies, samples = _accuracies(bundle), time_passes(forwards, rows)
     rungs = [Rung(variant, accuracies[variant], Latency.fit(samples[variant])) for variant in variants]
@@ -118,7 +118,7 @@ def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
 
 def open_forwards(bundle: Bundle, max_batch: int, threads: int) -> dict[str, Forward]:
     """All rungs of a bundle anew, each run once. Raises as `open_ladder` does."""
-    rows = np.zeros((max_batch, *bundle.encoding.shape), bundle.encoding.dtype)
+    rows = bundle.probe(max_batch)
     return {variant: _opened(bundle, variant, rows, threads) for variant in executable(bundle)}
 
 
@@ -156,8 +156,8 @@ def _opened(bundle: Bundle, variant: str, rows: np.ndarray, threads: int) -> For
     except Exception as error:  # onnxruntime's own classes have no common base
         raise TrimtabError(f"bundle {bundle.key}: {variant} cannot be run ({first_line(error)})") from error
     for num_rows, output in zip((1, len(rows)), outputs, strict=True):
-        if output.shape != (num_rows, len(bundle.encoding.labels)) or not np.isfinite(output).all():
-            raise TrimtabError(f"bundle {bundle.key}: {variant} gave {output.shape} for {num_rows} rows of zeros")
+        if output.ndim != 2 or len(output) != num_rows or not np.isfinite(output).all():
+            raise TrimtabError(f"bundle {bundle.key}: {variant} gave nonsense {output.shape} for {num_rows} rows")
     return predictor
 
 

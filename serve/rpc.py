@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2
 
 from cluster.errors import RequestError
 from serve import bounds
+from serve.asks import decoded
 from serve.auth import Tokens
 from serve.core import Core, Model
 from serve.oip import messages, tensors
@@ -112,7 +113,7 @@ class Rpc:
     async def ModelMetadata(self, request: Any, grpc_context: Any) -> pb.ModelMetadataResponse:
         async def described(_: Call) -> pb.ModelMetadataResponse:
             model = self._model(request.name, request.version)
-            return messages.metadata(model, model.task.input_spec(model.bundle.encoding))
+            return messages.metadata(model)
 
         return await self._answer(grpc_context, "ModelMetadata", described, pb.ModelMetadataResponse)
 
@@ -125,7 +126,9 @@ class Rpc:
                 raise bounds.too_large(size, limit)
             model = self._model(request.model_name, request.model_version)
             spec = model.task.input_spec(model.bundle.encoding)
-            rows, outputs = messages.read(request, spec, self._core.max_rows)
+            rows, outputs = messages.read(request, spec, self._core.max_rows, tensors.outputs(model))
+            if isinstance(rows, list):
+                rows, _ = await decoded(model, rows, "text/plain", "inputs[0]")
             answer = await self._core.predict(model, rows, call.deadline, call.id, call.arrived)
             return messages.respond(request, outputs, answer, call.id)
 

@@ -10,26 +10,29 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from cluster.errors import RequestError
 from serve import bounds, openapi
+from serve.asks import decoded
 from serve.auth import Tokens
 from serve.core import Answer, Core, Model, refusal
 from serve.oip import bodies, tensors
-from tasks.task import Rejected
+from tasks.task import Ask, Rejected
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OPEN_PATHS = ("/ready", "/v2/health/live", "/v2/health/ready")
-SMALL_BODY = 8 * 1024  # smaller images are decoded on the loop: a thread would cost more than it saves
+MAX_OPTIONS = 16  # of a URL's query
 
 
 @dataclass
@@ -48,7 +51,9 @@ class Request:
     receive: Receive
     id: str
     arrived: float
+    query: bytes = b""
     deadline: float = 0.0
+    client: str = ""  # whose token it is
 
     def header(self, name: str) -> str | None:
         value = self.headers.get(name.encode())
@@ -87,7 +92,7 @@ class Web:
         try:
             _allow_only_bounded(request)
             if request.path not in OPEN_PATHS:
-                self._tokens.check(request.headers.get(b"authorization"))
+                request.client = self._tokens.check(request.headers.get(b"authorization"))
             bound_s = bounds.time_s(request.header, self._core.serve.request_timeout)
             request.deadline = self._core.deadline(request.arrived, bound_s)
             async with asyncio.timeout(bound_s):
@@ -131,7 +136,7 @@ class Web:
         model = self._core.model(name, version)
         if verb == "ready":
             return Reply({"name": name, "ready": True})
-        return Reply(bodies.metadata(model, model.task.input_spec(model.bundle.encoding), self._core.refused))
+        return Reply(bodies.metadata(model, self._core.refused))
 
     # What there is
 
@@ -151,8 +156,12 @@ class Web:
         # Triton's clients name no content type; with bytes behind the JSON it is none that has a name.
         _media_type(request, ("application/json", "application/octet-stream", ""))
         spec, header_length = model.task.input_spec(model.bundle.encoding), request.header(bodies.HEADER_LENGTH)
-        asked = bodies.read(await self._body(request), header_length, spec, self._core.max_rows)
-        answer = await self._core.predict(model, asked.rows, request.deadline, request.id, request.arrived)
+        known = tensors.outputs(model)
+        asked = bodies.read(await self._body(request), header_length, spec, self._core.max_rows, known)
+        rows = asked.rows
+        if isinstance(rows, list):
+            rows, _ = await decoded(model, rows, "text/plain", "inputs[0].data")
+        answer = await self._core.predict(model, rows, request.deadline, request.id, request.arrived)
         body, json_length = bodies.respond(asked, answer, request.id)
         if json_length is None:
             return Reply(body, headers={"content-type": "application/json"})
@@ -162,25 +171,37 @@ class Web:
     async def _predict(self, request: Request, model: Model) -> Reply:
         known = dict.fromkeys((*model.task.media_types(), "application/json"))
         _media_type(request, tuple(known))
+        options = _options(request)
         body = await self._body(request)
-        rows = self._instances(body, model) if request.media_type == "application/json" else None
-        single = rows is None
-        if rows is None:
-            rows = await _decoded(model, body, request.media_type)
+        tree = bodies.parse_json(body) if request.media_type == "application/json" else {}
+        single = "instances" not in tree
+        if single:
+            if not body:
+                raise refusal(400, "body", "", "is empty", f"send the bytes of the {request.media_type}")
+            if request.media_type not in model.task.media_types():
+                raise refusal(400, "body", sorted(tree), "has no instances", 'send {"instances": [row, ...]}')
+            rows, details = await decoded(model, [body], request.media_type, "body")
+        else:
+            rows, details = await self._instances(tree["instances"], model)
         answer = await self._core.predict(model, rows, request.deadline, request.id, request.arrived)
-        return Reply(_said(answer, single, request))
+        asks = [Ask(detail, options, request.client) for detail in details]
+        return Reply(_said(answer, asks, single, request))
 
-    def _instances(self, body: bytes, model: Model) -> np.ndarray | None:
-        """The rows in `{"instances": [row, ...]}`; None for JSON that is left to the task."""
-        tree = bodies.parse_json(body)
-        if "instances" not in tree:
-            if "application/json" in model.task.media_types():
-                return None
-            raise refusal(400, "body", sorted(tree), "has no instances", 'send {"instances": [row, ...]}')
+    async def _instances(self, instances: Any, model: Model) -> tuple[np.ndarray, list[Any]]:
+        """Rows [n, *shape] of numbers, or of what the task makes of each instance, and the detail of each."""
         spec = model.task.input_spec(model.bundle.encoding)
-        values, shape = tensors.flattened("instances", tree["instances"], spec)
+        if isinstance(instances, list) and instances and isinstance(instances[0], dict | str):
+            if len(instances) > self._core.max_rows:
+                mend = f"send 1 to {self._core.max_rows} per request"
+                raise refusal(400, "instances", f"{len(instances)} instances", "are too many", mend)
+            parts = [bodies.to_json(instance) for instance in instances]
+            return await decoded(model, parts, "application/json", "instances")
+        if spec.datatype == "BYTES":
+            mend = "send texts, or objects as /docs has them"
+            raise refusal(400, "instances", instances, "is not a list of texts", mend)
+        values, shape = tensors.flattened("instances", instances, spec)
         tensors.check_rows("instances", shape, spec, self._core.max_rows)
-        return tensors.converted("instances", values, spec).reshape(shape)
+        return tensors.converted("instances", values, spec).reshape(shape), [None] * shape[0]
 
     async def _body(self, request: Request) -> bytes:
         """The whole body. Raises RequestError 413 before reading what is declared too large, 400 when cut off."""
@@ -200,25 +221,14 @@ class Web:
                 return b"".join(chunks)
 
 
-async def _decoded(model: Model, body: bytes, media_type: str) -> np.ndarray:
-    """One encoded row [1, *shape]. Raises RequestError 400 for an empty body, 422 for one that is no image."""
-    if not body:
-        raise refusal(400, "body", "", "is empty", f"send the bytes of the {media_type}")
-    encoding = model.bundle.encoding
-    try:
-        if len(body) <= SMALL_BODY:
-            row = model.task.decode(body, media_type, encoding)
-        else:
-            row = await asyncio.to_thread(model.task.decode, body, media_type, encoding)
-    except Rejected as error:
-        mend = f"send a whole, valid {media_type} that the model can take"
-        raise refusal(422, "body", f"{len(body)} bytes of {media_type}", f"cannot be used ({error})", mend) from None
-    return row[np.newaxis]
-
-
-def _said(answer: Answer, single: bool, request: Request) -> dict[str, Any]:
+def _said(answer: Answer, asks: Sequence[Ask], single: bool, request: Request) -> dict[str, Any]:
     model = answer.model
-    predictions = [model.task.answer(row, model.bundle.encoding) for row in answer.probabilities]
+    try:
+        predictions = [
+            model.task.answer(row, model.bundle.encoding, ask) for row, ask in zip(answer.outputs, asks, strict=True)
+        ]
+    except Rejected as error:
+        raise refusal(400, "request", error.reason, error.detail or "cannot be answered", "see /docs") from None
     return {
         **(predictions[0] if single else {"predictions": predictions}),
         "model": model.bundle.name,
@@ -233,12 +243,23 @@ def _said(answer: Answer, single: bool, request: Request) -> dict[str, Any]:
 # Bounds and headers
 
 
+def _options(request: Request) -> dict[str, str]:
+    if not request.query:
+        return {}
+    try:
+        return dict(parse_qsl(request.query.decode("latin-1"), strict_parsing=True, max_num_fields=MAX_OPTIONS))
+    except ValueError:
+        query = request.query.decode("latin-1")
+        raise refusal(400, "query", query, "is not NAME=VALUE", f"write at most {MAX_OPTIONS} as ?a=1&b=2") from None
+
+
 def _request(scope: Scope, receive: Receive) -> Request:
     headers = dict(scope["headers"])
     path, prefix = scope["path"], scope.get("root_path", "").rstrip("/")
     if prefix and path.startswith(prefix):
         path = path[len(prefix) :]
     request = Request(scope["method"], path, prefix, headers, receive, "", time.monotonic())
+    request.query = scope.get("query_string", b"")
     request.id = bounds.request_id(request.header)
     return request
 

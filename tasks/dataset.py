@@ -1,7 +1,7 @@
 """A dataset as the steps see it: its manifest, and its shards as arrays.
 
-Shards are Parquet with three columns: `x` (an Arrow fixed-shape tensor in the encoding's dtype), `y` (int32
-index into the labels) and `key` (hex of the row's hash). Knows no Ray and nothing of how rows were made.
+Shards are Parquet with three columns: `x` (an Arrow fixed-shape tensor in the encoding's dtype), `y` (int32 index
+into the labels, or a float32 value) and `key` (hex of the row's hash). Knows no Ray and nothing of how rows were made.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.errors import NotFoundError
 from cluster.store import DamagedError, Store
 from tasks.task import Encoding
 
@@ -29,9 +30,20 @@ class Dataset:
     shards: dict[str, list[dict[str, Any]]]  # split -> entries {file, bytes, sha256, rows}
     rejected: dict[str, Any]  # {"total": n, "reasons": {reason: n}, "file": entry or None}
     rows_in: int
+    files: dict[str, dict[str, Any]]  # what else the task keeps with the rows, by name
 
     def num_rows(self, split: SplitName) -> int:
         return sum(entry["rows"] for entry in self.shards[split])
+
+    @property
+    def target_dtype(self) -> type[np.generic]:
+        return np.int64 if self.encoding.labels else np.float32
+
+    def file(self, name: str) -> bytes:
+        """What the task's `gather` kept under `name`, checked. Raises NotFoundError, DamagedError."""
+        if name not in self.files:
+            raise NotFoundError(f"dataset {self.key} has no file {name!r} (it has: {', '.join(self.files) or 'none'})")
+        return self.store.read("datasets", self.key, self.files[name])
 
     def learning_from_validation(self) -> Dataset:
         """The same dataset with its validation rows among the training rows as well."""
@@ -48,10 +60,10 @@ class Dataset:
                 raise DamagedError(f"shard {entry['file']} of dataset {self.key} is not Parquet ({error})") from error
 
     def load(self, split: SplitName) -> tuple[np.ndarray, np.ndarray]:
-        """All rows of a split: x [n, *shape] in the encoding's dtype, y int64 [n]."""
+        """All rows of a split: x [n, *shape] in the encoding's dtype, y int64 [n], or float32 [n] for values."""
         shape = self.encoding.shape
         x = np.empty((self.num_rows(split), *shape), dtype=self.encoding.dtype)
-        y = np.empty(len(x), dtype=np.int64)
+        y = np.empty(len(x), dtype=self.target_dtype)
         start = 0
         for table in self.tables(split):
             stop = start + table.num_rows
@@ -73,4 +85,5 @@ def read_dataset(store: Store, key: str) -> Dataset:
         shards=manifest["splits"],
         rejected=manifest["rejected"],
         rows_in=manifest["rows_in"],
+        files=manifest.get("files", {}),
     )

@@ -35,6 +35,8 @@ _SUMMED_VALUES = 1 << 22  # values widened to 64 bits at a time
 class Images(Task):
     """An encoded row is uint8 [height, width, channels], 0 black to 255 white."""
 
+    takes = "file"
+
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
         self._max_pixels = experiment.serve.max_pixels
@@ -156,6 +158,12 @@ class Images(Task):
 
     def media_types(self) -> tuple[str, ...]:
         return "image/png", "image/jpeg", "application/json"
+
+    def sample(self, row: np.ndarray, encoding: Encoding) -> tuple[str, bytes]:  # noqa: ARG002
+        """The row as a PNG."""
+        out = io.BytesIO()
+        Image.fromarray(row[:, :, 0] if row.shape[2] == 1 else row).save(out, "PNG")
+        return "sample.png", out.getvalue()
 
     # The one path
 

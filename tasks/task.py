@@ -10,22 +10,25 @@ import abc
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from cluster.config import Experiment
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, NotFoundError
+from tasks import metrics
 
 if TYPE_CHECKING:
     import torch
 
 BUILT_IN = {"images": "tasks.images:Images"}
 # Further modules whose code decides a built-in task's results.
-HELPERS = {"images": ("tasks.cnn",)}
+HELPERS = {"images": ("tasks.cnn", "tasks.metrics")}
+
+Files = Callable[[str], bytes]  # a file that came with the dataset, by its name; raises NotFoundError
 
 
 class Rejected(Exception):
@@ -40,7 +43,7 @@ class Rejected(Exception):
 class Encoding:
     """What a dataset fixed and a model must keep: label order, row shape, statistics of the training rows."""
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # empty where targets are values
     shape: tuple[int, ...]  # of one encoded row, for images (height, width, channels)
     dtype: str  # numpy name of an encoded row's dtype, for images "uint8"
     statistics: dict[str, Any]  # from the training split alone; JSON-able
@@ -51,6 +54,23 @@ class Encoding:
     @staticmethod
     def from_json(tree: dict[str, Any]) -> Encoding:
         return Encoding(tuple(tree["labels"]), tuple(tree["shape"]), tree["dtype"], tree["statistics"])
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a request says beside its row, for the answer alone: nothing of it goes through the model."""
+
+    detail: Any = None  # what the task's `decode` made of it
+    options: Mapping[str, str] = field(default_factory=dict)  # of the URL's query
+    client: str = ""  # differs from token to token and says nothing of it
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request with more to it than its encoded row."""
+
+    row: np.ndarray
+    detail: Any
 
 
 @dataclass(frozen=True)
@@ -65,8 +85,23 @@ class TensorSpec:
 class Task(abc.ABC):
     """Subclass this for a problem of your own and name it `my_package.my_module:MyTask` in the experiment."""
 
+    takes: ClassVar[Literal["file", "text"]] = "text"
+    """What a table's text stands for: itself, or a file, as base64 of its bytes or as a path to it."""
+    targets: ClassVar[Literal["label", "value"]] = "label"
+    """Classes, as int64 index into the encoding's labels, or numbers, as float32."""
+    ambiguous: ClassVar[bool] = False
+    """Whether equal inputs may rightly have different targets; where not, such rows are rejected."""
+    trims: ClassVar[bool] = False
+    """Whether encoded rows are [length] and end in zeros that may be cut off, as texts are."""
+    int8: ClassVar[Literal["static", "dynamic"]] = "static"
+    """How 8-bit forms get the range of their activations: from training rows, or at run time (transformers)."""
+
+    files: Files
+    """What `gather` kept, in every step after preprocessing."""
+
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
+        self.files = _no_files
 
     # Preprocessing
 
@@ -86,14 +121,55 @@ class Task(abc.ABC):
     def statistics(self, partials: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The merged statistics kept in the Encoding, JSON-able."""
 
+    def gather(self) -> dict[str, bytes]:
+        """Files to keep with the dataset by name, for `files`: a catalogue, documents; by default none.
+
+        Called once, where the source lies. Raises DataError.
+        """
+        return {}
+
     # Training
 
     @abc.abstractmethod
     def network(self, encoding: Encoding) -> torch.nn.Module:
-        """Maps encoded rows [n, *shape] in the encoding's dtype to logits float32 [n, num_labels].
+        """Maps encoded rows [n, *shape] in the encoding's dtype to logits float32 [n, num_labels], or values [n, 1].
 
         Normalising is part of the network, so serving cannot forget it.
         """
+
+    def outputs(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the exported network answers, float32 [n, width]: by default probabilities, or the values."""
+        return logits.float() if self.targets == "value" else logits.float().softmax(dim=1)
+
+    def right(self, outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """How right each answer is, float64 [n] from 0 to 1: the mean is what everything here calls accuracy.
+
+        By default 1 where the likeliest label is the true one. A task with values says when one is close enough.
+        """
+        if self.targets == "value":
+            raise NotImplementedError(f"{type(self).__name__} has values: let right() say when one is close enough")
+        return np.asarray(outputs.argmax(axis=1) == truth, np.float64)
+
+    def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """How far answers float32 [n, width] are those of a reference of the same shape, float64 [n] from 0 to 1."""
+        return self.right(outputs, reference[:, 0] if self.targets == "value" else reference.argmax(axis=1))
+
+    def metrics(self, outputs: np.ndarray, truth: np.ndarray, encoding: Encoding) -> dict[str, Any]:
+        """All figures of answers float32 [n, width] against the truth [n], JSON-able; those that are floats are shown.
+
+        `accuracy`, the mean of `right`, must be among them, and `rows`.
+        """
+        if self.targets == "value":
+            return metrics.regression(outputs, truth) | {"accuracy": float(self.right(outputs, truth).mean())}
+        return metrics.classification(outputs, truth, encoding.labels)
+
+    def example(self, encoding: Encoding, n: int) -> np.ndarray:
+        """Rows [n, *shape] that could be real ones, to try an exported network with; by default random numbers."""
+        generator, dtype = np.random.default_rng(0), np.dtype(encoding.dtype)
+        if dtype.kind in "iu":
+            top = min(int(np.iinfo(dtype).max), 255)
+            return generator.integers(0, top + 1, (n, *encoding.shape)).astype(dtype)
+        return generator.standard_normal((n, *encoding.shape)).astype(dtype)
 
     def larger(self, network: torch.nn.Module, encoding: Encoding) -> dict[str, torch.nn.Module]:  # noqa: ARG002
         """Slower and more accurate forms of the trained network by name, best last; by default none.
@@ -117,31 +193,62 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean loss of logits float32 [n, num_labels] against int64 [n]."""
+        """Mean loss of logits float32 [n, num_labels] against int64 [n], or of values [n, 1] against float32 [n]."""
 
     # Serving
 
     @abc.abstractmethod
-    def input_spec(self, encoding: Encoding) -> TensorSpec: ...
+    def input_spec(self, encoding: Encoding) -> TensorSpec:
+        """The Open Inference Protocol's tensor: the encoded row, or `BYTES` (-1, 1), each of which `decode` gets."""
+
+    def output_spec(self, encoding: Encoding) -> TensorSpec:
+        """The tensor of answers; beside it there is `label` where `labels` has something to say."""
+        if self.targets == "value":
+            return TensorSpec("value", "FP32", (-1, 1))
+        return TensorSpec("probabilities", "FP32", (-1, len(encoding.labels)))
+
+    def labels(self, outputs: np.ndarray, encoding: Encoding) -> list[str] | None:
+        """The likeliest label of each of the answers [n, width]; None where targets are values."""
+        if self.targets == "value":
+            return None
+        return [encoding.labels[i] for i in outputs.argmax(axis=1)]
 
     @abc.abstractmethod
-    def decode(self, body: bytes, content_type: str, encoding: Encoding) -> np.ndarray:
+    def decode(self, body: bytes, content_type: str, encoding: Encoding) -> np.ndarray | Asked:
         """A request body as one encoded row. Raises Rejected (unusable body), KeyError never.
 
-        `content_type` is lower case without parameters, for example `image/png`.
+        `content_type` is lower case without parameters, for example `image/png`. One of the `instances` of a
+        request comes as `application/json`, a text of the protocol as `text/plain`.
         """
 
     @abc.abstractmethod
     def media_types(self) -> tuple[str, ...]:
         """Content types `decode` takes, for example `image/png`."""
 
-    def answer(self, probabilities: np.ndarray, encoding: Encoding) -> dict[str, Any]:
-        """What `/predict` says about one row: probabilities float32 [num_labels]."""
-        pairs = {label: round(float(p), 6) for label, p in zip(encoding.labels, probabilities, strict=True)}
-        return {"label": encoding.labels[int(probabilities.argmax())], "probabilities": pairs}
+    def sample(self, row: np.ndarray, encoding: Encoding) -> tuple[str, bytes] | None:  # noqa: ARG002
+        """An encoded row as a file that `decode` takes, to try an endpoint with; None where there is no such form."""
+        return None
+
+    def answer(self, outputs: np.ndarray, encoding: Encoding, ask: Ask) -> dict[str, Any]:  # noqa: ARG002
+        """What `/predict` says about one row, JSON-able: outputs float32 [width]. Raises Rejected for a bad option."""
+        if self.targets == "value":
+            return {"value": float(outputs[0])}
+        pairs = {label: round(float(p), 6) for label, p in zip(encoding.labels, outputs, strict=True)}
+        return {"label": encoding.labels[int(outputs.argmax())], "probabilities": pairs}
 
 
-def load_task(experiment: Experiment) -> Task:
+def trimmed(rows: Any) -> Any:
+    """Rows [n, length] of numpy or torch without the columns at the end that are zero in all of them, but for one."""
+    used = (rows != 0).any(0).nonzero()
+    columns = used[0] if isinstance(used, tuple) else used[:, 0]
+    return rows[:, : int(columns[-1]) + 1 if len(columns) else 1]
+
+
+def _no_files(name: str) -> bytes:
+    raise NotFoundError(f"no file {name!r} came with the dataset; preprocess again")
+
+
+def load_task(experiment: Experiment, files: Files | None = None) -> Task:
     """Raises ConfigError when the task cannot be imported or is not a Task."""
     module_name, class_name = _location(experiment.task)
     try:
@@ -152,7 +259,9 @@ def load_task(experiment: Experiment) -> Task:
         ) from error
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError("task", experiment.task, "is not a subclass of tasks.task.Task", "derive it from Task")
-    return found(experiment)
+    task = found(experiment)
+    task.files = files or _no_files
+    return task
 
 
 def code_version(experiment: Experiment, *modules: str) -> str:

@@ -42,8 +42,9 @@ SECTIONS = {
     ],
 }  # fmt: skip
 TASK_METHODS = [
-    "answer", "augment", "clean", "decode", "input_spec", "larger", "loss", "media_types", "network",
-    "partial_statistics", "row_shape", "statistics", "students",
+    "agreement", "answer", "augment", "clean", "decode", "example", "gather", "input_spec", "labels", "larger", "loss",
+    "media_types", "metrics", "network", "output_spec", "outputs", "partial_statistics", "right", "row_shape", "sample",
+    "statistics", "students",
 ]  # fmt: skip
 
 

@@ -40,9 +40,9 @@ class Timer:
         return self._measured[key]
 
     def _time(self, experiment: Experiment) -> dict[str, float]:
-        task, encoding = load_task(experiment), self._dataset.encoding
-        graph = export_onnx(task.network(encoding), encoding, task.input_spec(encoding).name)
+        task, encoding = load_task(experiment, self._dataset.file), self._dataset.encoding
+        graph = export_onnx(task.network(encoding), encoding, task)
         size = min(MOST_BATCH, experiment.serve.max_batch)
-        (measured,) = profile.measure({VARIANT: graph}, VARIANT, self._rows, self._truth, size)
+        (measured,) = profile.measure({VARIANT: graph}, VARIANT, self._rows, self._truth, size, task)
         seconds = measured.seconds
         return {"latency_ms": 1000 * seconds[1], "latency_batch_ms": 1000 * seconds[max(seconds)]}

@@ -26,7 +26,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 @dataclass(frozen=True)
 class InferRequest:
     id: str  # the client's, may be empty
-    rows: np.ndarray  # [n, *shape]
+    rows: np.ndarray | list[bytes]  # [n, *shape], or the n texts of a BYTES tensor
     outputs: dict[str, bool]  # names asked for; whether as bytes
 
 
@@ -53,11 +53,16 @@ def to_json(tree: dict[str, Any]) -> bytes:
     return pydantic_core.to_json(tree)
 
 
-def read(body: bytes, header_length: str | None, spec: TensorSpec, max_rows: int) -> InferRequest:
-    """An inference request; `header_length` is the header's value, if any. Raises RequestError 400."""
+def read(
+    body: bytes, header_length: str | None, spec: TensorSpec, max_rows: int, known: tuple[str, ...]
+) -> InferRequest:
+    """An inference request for some of the outputs `known`; `header_length` is the header's value, if any.
+
+    Raises RequestError 400.
+    """
     length = len(body) if header_length is None else _length(header_length, len(body))
     tree = parse_json(body[:length])
-    identifier, outputs = tensors.check_id(tree.get("id", "")), _outputs(tree)
+    identifier, outputs = tensors.check_id(tree.get("id", "")), _outputs(tree, known)
     inputs = tree.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise refusal(400, "inputs", inputs, "is not a list of one tensor", f'send [{{"name": "{spec.name}", ...}}]')
@@ -74,7 +79,7 @@ def respond(request: InferRequest, answer: Answer, request_id: str) -> tuple[byt
             output["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
             is_label = name == tensors.LABEL
-            output["data"] = tensors.labels(answer) if is_label else answer.probabilities.ravel().tolist()
+            output["data"] = tensors.labels(answer) if is_label else answer.outputs.ravel().tolist()
         outputs.append(output)
     tree = {
         "model_name": answer.model.bundle.name,
@@ -87,13 +92,13 @@ def respond(request: InferRequest, answer: Answer, request_id: str) -> tuple[byt
     return b"".join([head, *tail]), len(head) if tail else None
 
 
-def metadata(model: Model, spec: TensorSpec, refused: dict[str, Any] | None) -> dict[str, Any]:
+def metadata(model: Model, refused: dict[str, Any] | None) -> dict[str, Any]:
     """What the protocol says about a model; `parameters` is what else a client may want to know.
 
     `refused` is the version that was to follow and could not be loaded, if any.
     """
     labels = model.bundle.encoding.labels
-    inputs, outputs = tensors.described(spec, labels)
+    inputs, outputs = tensors.described(model)
     return {
         "name": model.bundle.name,
         "versions": [str(model.version)],
@@ -115,11 +120,11 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
 
 def _output(answer: Answer, name: str) -> dict[str, Any]:
     if name == tensors.LABEL:
-        return {"name": name, "datatype": "BYTES", "shape": [len(answer.probabilities)]}
-    return {"name": name, "datatype": "FP32", "shape": list(answer.probabilities.shape)}
+        return {"name": name, "datatype": "BYTES", "shape": [len(answer.outputs)]}
+    return {"name": name, "datatype": "FP32", "shape": list(answer.outputs.shape)}
 
 
-def _rows(tensor: dict[str, Any], tail: bytes, spec: TensorSpec, max_rows: int) -> np.ndarray:
+def _rows(tensor: dict[str, Any], tail: bytes, spec: TensorSpec, max_rows: int) -> np.ndarray | list[bytes]:
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not all(type(side) is int for side in shape):
         mend = f"send one like {[1, *spec.shape[1:]]}"
@@ -132,6 +137,8 @@ def _rows(tensor: dict[str, Any], tail: bytes, spec: TensorSpec, max_rows: int) 
             problem = f"is not what follows the JSON ({len(tail)} bytes), or `data` is there too"
             mend = f"send the bytes behind the JSON, its length in the header {HEADER_LENGTH}, and no `data`"
             raise refusal(400, "inputs[0].parameters.binary_data_size", size, problem, mend)
+        if spec.datatype == "BYTES":
+            return tensors.texts_from_bytes("inputs[0] in binary", tail, tuple(shape))
         return tensors.from_bytes("inputs[0] in binary", tail, tuple(shape), spec)
     if tail:
         mend = "name their number in parameters.binary_data_size"
@@ -139,20 +146,22 @@ def _rows(tensor: dict[str, Any], tail: bytes, spec: TensorSpec, max_rows: int) 
     if "data" not in tensor:
         raise refusal(400, "inputs[0].data", None, "is missing", "send the numbers in a list")
     values, has = tensors.flattened("inputs[0].data", tensor["data"], spec)
+    if spec.datatype == "BYTES":
+        return tensors.texts_from_values("inputs[0].data", values, tuple(shape))
     if len(has) > 1 and has != tuple(shape):
         problem = f"has the shape {list(has)}, which is not {shape}"
         raise refusal(400, "inputs[0].data", f"{len(values)} numbers", problem, "nest as the shape says, or not at all")
     return tensors.from_values("inputs[0].data", values, tuple(shape), spec)
 
 
-def _outputs(tree: dict[str, Any]) -> dict[str, bool]:
+def _outputs(tree: dict[str, Any], known: tuple[str, ...]) -> dict[str, bool]:
     outputs = tree.get("outputs")
     is_binary = _flag("parameters.binary_data_output", _parameters("request", tree).get("binary_data_output", False))
     if outputs is None:
-        return dict.fromkeys(tensors.OUTPUTS, is_binary)
+        return dict.fromkeys(known, is_binary)
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise refusal(400, "outputs", outputs, "is not a list of tensors", 'send [{"name": "label"}] or leave it out')
-    names = tensors.check_outputs([output.get("name") for output in outputs])
+    names = tensors.check_outputs([output.get("name") for output in outputs], known)
     if not outputs:
         return dict.fromkeys(names, is_binary)
     asked = {}

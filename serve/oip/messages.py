@@ -27,15 +27,21 @@ CONTENTS = {
     "UINT64": "uint64_contents",
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
 }
 
 
-def read(request: oip_pb2.ModelInferRequest, spec: TensorSpec, max_rows: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The rows [n, *shape] of an inference request, and the names of the outputs. Raises RequestError 400."""
+def read(
+    request: oip_pb2.ModelInferRequest, spec: TensorSpec, max_rows: int, known: tuple[str, ...]
+) -> tuple[np.ndarray | list[bytes], tuple[str, ...]]:
+    """The rows [n, *shape] of an inference request, or its texts, and the names of the outputs, of those `known`.
+
+    Raises RequestError 400.
+    """
     tensors.check_id(request.id)
     for index, output in enumerate(request.outputs):
         tensors.check_parameters(f"outputs[{index}]", output.parameters)
-    outputs = tensors.check_outputs([output.name for output in request.outputs])
+    outputs = tensors.check_outputs([output.name for output in request.outputs], known)
     if len(request.inputs) != 1:
         raise refusal(400, "inputs", f"{len(request.inputs)} tensors", "is not one tensor", f"send {spec.name!r} alone")
     tensor, shape = request.inputs[0], tuple(request.inputs[0].shape)
@@ -44,7 +50,7 @@ def read(request: oip_pb2.ModelInferRequest, spec: TensorSpec, max_rows: int) ->
     return _rows(request, shape, spec), outputs
 
 
-def _rows(request: oip_pb2.ModelInferRequest, shape: tuple[int, ...], spec: TensorSpec) -> np.ndarray:
+def _rows(request: oip_pb2.ModelInferRequest, shape: tuple[int, ...], spec: TensorSpec) -> np.ndarray | list[bytes]:
     contents, raw = request.inputs[0].contents, request.raw_input_contents
     filled = [field.name for field, _ in contents.ListFields()]
     if raw:
@@ -52,11 +58,15 @@ def _rows(request: oip_pb2.ModelInferRequest, shape: tuple[int, ...], spec: Tens
             problem = f"there is one tensor, and {', '.join(filled) or 'nothing'} in its contents"
             mend = "send one element for the one tensor, and its contents empty"
             raise refusal(400, "raw_input_contents", f"{len(raw)} elements", problem, mend)
+        if spec.datatype == "BYTES":
+            return tensors.texts_from_bytes("raw_input_contents[0]", raw[0], shape)
         return tensors.from_bytes("raw_input_contents[0]", raw[0], shape, spec)
     field = CONTENTS.get(spec.datatype, "")
     if filled != [field]:
         mend = f"send {' or '.join(filter(None, (field, 'raw_input_contents')))}, and nothing else"
         raise refusal(400, "inputs[0].contents", filled, f"is not where {spec.datatype} numbers go", mend)
+    if spec.datatype == "BYTES":
+        return tensors.texts_from_values(f"inputs[0].contents.{field}", contents.bytes_contents, shape)
     return tensors.from_values(f"inputs[0].contents.{field}", getattr(contents, field), shape, spec)
 
 
@@ -71,20 +81,20 @@ def respond(
         response.parameters[name].MergeFrom(_parameter(value))
     for name in outputs:
         is_label = name == tensors.LABEL
-        shape = answer.probabilities.shape[:1] if is_label else answer.probabilities.shape
+        shape = answer.outputs.shape[:1] if is_label else answer.outputs.shape
         tensor = response.outputs.add(name=name, datatype="BYTES" if is_label else "FP32", shape=shape)
         if request.raw_input_contents:
             response.raw_output_contents.append(tensors.raw(answer, name))
         elif is_label:
             tensor.contents.bytes_contents.extend(label.encode() for label in tensors.labels(answer))
         else:
-            tensor.contents.fp32_contents.extend(answer.probabilities.ravel().tolist())
+            tensor.contents.fp32_contents.extend(answer.outputs.ravel().tolist())
     return response
 
 
-def metadata(model: Model, spec: TensorSpec) -> oip_pb2.ModelMetadataResponse:
+def metadata(model: Model) -> oip_pb2.ModelMetadataResponse:
     """What the protocol says about a model."""
-    inputs, outputs = tensors.described(spec, model.bundle.encoding.labels)
+    inputs, outputs = tensors.described(model)
     response = oip_pb2.ModelMetadataResponse(
         name=model.bundle.name, versions=[str(model.version)], platform="onnxruntime_onnx"
     )

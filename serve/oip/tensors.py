@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from serve.core import Answer, refusal
+from serve.core import Answer, Model, refusal
 from tasks.task import TensorSpec
 
 DATATYPES: dict[str, Any] = {
@@ -30,7 +30,7 @@ DATATYPES: dict[str, Any] = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
-PROBABILITIES, LABEL = OUTPUTS = ("probabilities", "label")
+LABEL = "label"
 EXTENSIONS = ("binary_tensor_data",)
 MAX_ID = 128
 
@@ -112,6 +112,8 @@ def check_head(name: object, datatype: object, shape: tuple[int, ...], spec: Ten
 
 def check_rows(field: str, shape: tuple[int, ...], spec: TensorSpec, max_rows: int) -> None:
     """Raises RequestError 400 when `shape` is not that of 1 to `max_rows` of the model's rows."""
+    if spec.datatype == "BYTES" and len(shape) == 1:
+        shape = (*shape, 1)
     fits = len(shape) == len(spec.shape) and all(
         got >= 1 if want == -1 else got == want for want, got in zip(spec.shape[1:], shape[1:], strict=True)
     )
@@ -137,31 +139,62 @@ def check_parameters(field: str, names: Any) -> None:
             raise refusal(400, f"{field}.parameters", name, problem, "leave it out; `extensions` says what there is")
 
 
-def check_outputs(names: Sequence[object]) -> tuple[str, ...]:
-    """The outputs asked for by name; all when there is no name. Raises RequestError 400."""
+def texts_from_values(field: str, values: Sequence[Any], shape: tuple[int, ...]) -> list[bytes]:
+    """Texts of JSON, or bytes of a message, as BYTES of `shape`, itself checked before. Raises RequestError 400."""
+    if len(values) != math.prod(shape):
+        raise refusal(400, field, f"{len(values)} texts", f"does not fill the shape {list(shape)}", "send one per row")
+    if odd := next((value for value in values if not isinstance(value, str | bytes)), None):
+        raise refusal(400, field, odd, "is not a text", "send texts")
+    return [value.encode("utf-8", "replace") if isinstance(value, str) else value for value in values]
+
+
+def texts_from_bytes(field: str, data: bytes, shape: tuple[int, ...]) -> list[bytes]:
+    """BYTES of `shape` in the protocol's binary form, each behind its length. Raises RequestError 400."""
+    texts: list[bytes] = []
+    at = 0
+    while at + 4 <= len(data) and len(texts) <= shape[0]:
+        end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        texts.append(data[at + 4 : end])
+        at = end
+    if at != len(data) or len(texts) != math.prod(shape):
+        problem = f"are not {math.prod(shape)} texts"
+        raise refusal(
+            400, field, f"{len(data)} bytes", problem, "send each behind its length in 4 bytes, little-endian"
+        )
+    return texts
+
+
+def outputs(model: Model) -> tuple[str, ...]:
+    """Names of the tensors a model answers with."""
+    return tuple(spec.name for spec in described(model)[1])
+
+
+def check_outputs(names: Sequence[object], known: tuple[str, ...]) -> tuple[str, ...]:
+    """The outputs asked for by name; all `known` when there is no name. Raises RequestError 400."""
     for index, name in enumerate(names):
-        if name not in OUTPUTS:
-            raise refusal(400, f"outputs[{index}].name", name, "unknown tensor", f"name one of {', '.join(OUTPUTS)}")
+        if name not in known:
+            raise refusal(400, f"outputs[{index}].name", name, "unknown tensor", f"name one of {', '.join(known)}")
         if name in names[:index]:
             raise refusal(400, f"outputs[{index}].name", name, "is asked for twice", "name each output once")
-    return tuple(str(name) for name in names) or OUTPUTS
+    return tuple(str(name) for name in names) or known
 
 
-def described(spec: TensorSpec, labels: Sequence[str]) -> tuple[list[TensorSpec], list[TensorSpec]]:
+def described(model: Model) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Inputs and outputs of a model."""
-    return [spec], [TensorSpec(PROBABILITIES, "FP32", (-1, len(labels))), TensorSpec(LABEL, "BYTES", (-1,))]
+    task, encoding = model.task, model.bundle.encoding
+    label = [TensorSpec(LABEL, "BYTES", (-1,))] if task.targets == "label" else []
+    return [task.input_spec(encoding)], [task.output_spec(encoding), *label]
 
 
 def labels(answer: Answer) -> list[str]:
     """The likeliest label of each row."""
-    known = answer.model.bundle.encoding.labels
-    return [known[i] for i in answer.probabilities.argmax(axis=1)]
+    return answer.model.task.labels(answer.outputs, answer.model.bundle.encoding) or []
 
 
 def raw(answer: Answer, name: str) -> bytes:
     """The output `name` in the protocol's binary form: little-endian, each text behind its length in 4 bytes."""
-    if name == PROBABILITIES:
-        return answer.probabilities.astype("<f4", copy=False).tobytes()
+    if name != LABEL:
+        return answer.outputs.astype("<f4", copy=False).tobytes()
     texts = [label.encode() for label in labels(answer)]
     return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
 

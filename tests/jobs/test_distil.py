@@ -87,7 +87,7 @@ def test_fewer_rows_than_a_batch_are_enough(digits_splits, encoding: Encoding, t
 
 def test_eight_bits_lose_no_accuracy_on_digits(digits_splits, encoding: Encoding, teacher):
     (rows, truth), (calibration, _) = digits_splits["validation"], digits_splits["train"]
-    graph = export_onnx(teacher, encoding)
+    graph = export_onnx(teacher, encoding, load_task(experiment()))
 
     fp32, int8 = OnnxPredictor(graph)(rows), OnnxPredictor(quantise(graph, calibration[:512]))(rows)
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -27,15 +26,6 @@ EXPERIMENT = Experiment.model_validate(
         "ladder": {"student_steps": 10, "max_accuracy_loss": 0.9},
     }
 )
-LABELS = ("a", "b", "c", "d")
-
-
-def guesses(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities that lean towards the truth but are often wrong."""
-    generator = np.random.default_rng(seed)
-    truth = generator.integers(0, 4, n)
-    logits = generator.normal(size=(n, 4)) + 1.5 * np.eye(4)[truth]
-    return (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32), truth
 
 
 def publish_run(store: Store, dataset_key: str) -> str:
@@ -77,59 +67,13 @@ def evaluated(
     return store, evaluate.run(EXPERIMENT, store, "digits", publish_run(store, "digits"), "bundle")
 
 
-def test_metrics_are_those_of_scikit_learn():
-    from sklearn import metrics as sk
-
-    probabilities, truth = guesses()
-
-    got = evaluate.measure(probabilities, truth, LABELS)
-
-    predicted = probabilities.argmax(axis=1)
-    precision, recall, f1, rows = sk.precision_recall_fscore_support(truth, predicted)
-    assert got["accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted))
-    assert got["macro_f1"] == pytest.approx(sk.f1_score(truth, predicted, average="macro"))
-    assert got["log_loss"] == pytest.approx(sk.log_loss(truth, probabilities), rel=1e-5)
-    assert got["confusion"] == sk.confusion_matrix(truth, predicted).tolist()
-    for i, label in enumerate(LABELS):
-        expected = {"precision": precision[i], "recall": recall[i], "f1": f1[i], "rows": rows[i]}
-        assert got["classes"][label] == pytest.approx(expected)
-    json.dumps(got)
-
-
-def test_a_class_without_rows_or_predictions_has_zeros_and_no_warnings():
-    probabilities = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]], np.float32)
-
-    got = evaluate.measure(probabilities, np.array([0, 1]), ("a", "b", "c"))
-
-    assert got["classes"]["b"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 1}
-    assert got["classes"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 0}
-    assert got["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
-
-
-@pytest.mark.parametrize(
-    ("confidence", "right", "error"),
-    [
-        pytest.param([1.0, 1.0], [True, True], 0.0, id="sure and right"),
-        pytest.param([1.0, 1.0], [True, False], 0.5, id="sure and half right"),
-        pytest.param([0.75] * 4, [True, True, True, False], 0.0, id="as right as it says"),
-        pytest.param([0.9, 0.6], [False, True], (0.9 + 0.4) / 2, id="gaps in two bins do not cancel"),
-        pytest.param([0.61, 0.65], [False, True], abs(0.63 - 0.5), id="gaps in one bin do"),
-    ],
-)
-def test_calibration_error_is_the_gap_between_confidence_and_accuracy(confidence, right, error):
-    probabilities = np.array([[c, 1 - c] for c in confidence], np.float64)
-    truth = np.array([0 if r else 1 for r in right])
-
-    assert evaluate.calibration_error(probabilities, truth) == pytest.approx(error)
-
-
 def test_the_bundle_holds_what_serving_and_people_need(evaluated):
     store, figures = evaluated
 
     bundle = read_bundle(store, "bundle")
 
     assert figures.keys() == {"bundle", "accuracy", "macro_f1", "log_loss", "calibration_error"}
-    others = {"weights", "onnx-fp32", "card", "confusion", "ladder", "sample", "history"}
+    others = {"weights", "onnx-fp32", "card", "confusion", "ladder", "sample", "history", "probe"}
     assert bundle.files.keys() == others | set(bundle.variants)
     assert (bundle.dataset, bundle.run, bundle.experiment) == ("digits", "run", EXPERIMENT)
     assert bundle.metrics["rows"] == 200

@@ -26,6 +26,7 @@ def index_of(rows: list[dict[str, Any]]) -> verdicts.Index:
         bucket=np.array([bucket(row.get("key") or f"content {row['content']}") for row in rows], np.uint64),
         label=np.array([texts.index(row["label"]) for row in rows], np.int32),
         is_test=np.array([row.get("test", False) for row in rows], bool),
+        is_validation=np.array([row.get("validation", False) for row in rows], bool),
         reason=np.array([row.get("reason", "") for row in rows], object),
         texts=tuple(texts),
     )

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.config import Model
+from cluster.config import Experiment, Model
 from ladder import profile
 from ladder.latency import Latency
 from ladder.profile import Ladder, LeftOut, Measured, arrange
 from ladder.variants import export_onnx, quantise
 from tasks import cnn
+from tasks.images import Images
 from tasks.task import Encoding
 
 ENCODING = Encoding(("a", "b", "c"), (8, 8, 1), "uint8", {"mean": [100.0], "std": [50.0]})
+IMAGES = Images(Experiment.model_validate({"name": "t", "data": {"source": {"kind": "digits"}}}))
 REFERENCE = "onnx-fp32"
 
 
@@ -113,12 +115,12 @@ def test_sizes_double_up_to_the_largest_batch(max_batch: int, expected: list[int
 def test_real_variants_are_measured_at_every_size(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     rows = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
-    graph = export_onnx(cnn.build(Model(), ENCODING), ENCODING)
+    graph = export_onnx(cnn.build(Model(), ENCODING), ENCODING, IMAGES)
     broken = cnn.build_tiny(ENCODING)
     graphs = {REFERENCE: graph, "onnx-int8": quantise(graph, rows), "broken-fp32": _nan(broken)}
     monkeypatch.setattr(profile, "ROUNDS", 3)
 
-    found = profile.measure(graphs, REFERENCE, rows, np.zeros(70, np.int64), max_batch=96)
+    found = profile.measure(graphs, REFERENCE, rows, np.zeros(70, np.int64), max_batch=96, task=IMAGES)
 
     assert [each.variant for each in found] == list(graphs)
     assert [each.is_finite for each in found] == [True, True, False]
@@ -136,7 +138,7 @@ def _nan(network: torch.nn.Module) -> bytes:
     import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load_from_string(export_onnx(network, ENCODING))
+    graph = onnx.load_from_string(export_onnx(network, ENCODING, IMAGES))
     last = graph.graph.initializer[-1]
     for each in graph.graph.initializer:
         if each.dims == [3]:

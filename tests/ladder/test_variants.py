@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.config import Model
+from cluster.config import Experiment, Model
 from ladder.variants import ExportError, OnnxPredictor, export_onnx, quantise
 from tasks import cnn
+from tasks.images import Images
 from tasks.task import Encoding
+
+IMAGES = Images(Experiment.model_validate({"name": "t", "data": {"source": {"kind": "digits"}}}))
 
 
 def encoding(shape: tuple[int, ...] = (8, 8, 1)) -> Encoding:
@@ -36,7 +39,7 @@ def test_the_exported_form_answers_like_the_network_at_any_batch(name: str, shap
     made = network(name, shape)
     rows = np.random.default_rng(0).integers(0, 256, (17, *shape), dtype=np.uint8)
 
-    predictor = OnnxPredictor(export_onnx(made, encoding(shape)))
+    predictor = OnnxPredictor(export_onnx(made, encoding(shape), IMAGES))
 
     with torch.inference_mode():
         expected = torch.softmax(made.eval()(torch.from_numpy(rows)), dim=1).numpy()
@@ -53,7 +56,7 @@ def test_a_network_that_answers_nan_is_refused():
         next(made.parameters()).fill_(float("nan"))
 
     with pytest.raises(ExportError, match="NaN"):
-        export_onnx(made, encoding())
+        export_onnx(made, encoding(), IMAGES)
 
 
 def test_a_network_that_cannot_be_traced_is_refused_in_one_sentence():
@@ -62,7 +65,7 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_sentence():
             return rows.float().mean((1, 2)) if rows.sum() > 0 else rows.float().amax((1, 2))
 
     with pytest.raises(ExportError, match="cannot be exported") as caught:
-        export_onnx(Undecided(), encoding())
+        export_onnx(Undecided(), encoding(), IMAGES)
 
     assert "\n" not in str(caught.value)
 
@@ -72,7 +75,7 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_sentence():
     [pytest.param("small", (28, 28, 1), id="small, grey"), pytest.param("large", (16, 16, 3), id="large, colour")],
 )
 def test_the_8_bit_form_is_close_smaller_and_takes_any_batch(name: str, shape: tuple[int, ...]):
-    graph = export_onnx(network(name, shape), encoding(shape))
+    graph = export_onnx(network(name, shape), encoding(shape), IMAGES)
     rows = np.random.default_rng(0).integers(0, 256, (130, *shape), dtype=np.uint8)
 
     int8 = quantise(graph, rows)
@@ -87,7 +90,7 @@ def test_the_8_bit_form_is_close_smaller_and_takes_any_batch(name: str, shape: t
 def test_only_convolutions_and_matrix_products_are_quantised():
     import onnx
 
-    graph = onnx.load_from_string(quantise(export_onnx(network("small", (8, 8, 1)), encoding()), _rows(64)))
+    graph = onnx.load_from_string(quantise(export_onnx(network("small", (8, 8, 1)), encoding(), IMAGES), _rows(64)))
 
     made_by = {output: node.op_type for node in graph.graph.node for output in node.output}
     inputs = {node.op_type: made_by.get(node.input[0]) for node in graph.graph.node}
@@ -96,7 +99,7 @@ def test_only_convolutions_and_matrix_products_are_quantised():
 
 
 def test_quantising_is_quiet(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
-    graph = export_onnx(network("small", (8, 8, 1)), encoding())
+    graph = export_onnx(network("small", (8, 8, 1)), encoding(), IMAGES)
     capfd.readouterr()
     caplog.clear()
 
@@ -117,7 +120,7 @@ def _rows(n: int) -> np.ndarray:
 
 
 def test_running_a_variant_needs_no_torch(tmp_path: Path):
-    (tmp_path / "model.onnx").write_bytes(export_onnx(network("small", (8, 8, 1)), encoding()))
+    (tmp_path / "model.onnx").write_bytes(export_onnx(network("small", (8, 8, 1)), encoding(), IMAGES))
     code = (
         "import sys, numpy; from pathlib import Path; from ladder.variants import OnnxPredictor;"
         f"answer = OnnxPredictor(Path({str(tmp_path / 'model.onnx')!r}).read_bytes())(numpy.zeros((3, 8, 8, 1), 'u1'));"

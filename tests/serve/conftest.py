@@ -20,6 +20,7 @@ from ladder.variants import export_onnx
 from serve import batcher
 from serve.core import Core
 from serve.ladder import Ladder
+from tasks.images import Images
 from tasks.task import Encoding
 
 SHAPE = (4, 6, 1)
@@ -43,7 +44,7 @@ def onnx() -> bytes:
             level = (rows.float().mean(dim=(1, 2, 3)) - 127.5) / 50
             return torch.stack([-level, level], dim=1)
 
-    return export_onnx(Shades(), encoding(1))
+    return export_onnx(Shades(), encoding(1), Images(make_experiment()))
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,7 @@ def slow_onnx() -> bytes:
                 busy = torch.tanh(busy @ self.square)
             return torch.stack([-level, level + 1e-12 * busy[:, 0]], dim=1)
 
-    return export_onnx(Slow(), encoding(1))
+    return export_onnx(Slow(), encoding(1), Images(make_experiment()))
 
 
 @pytest.fixture(scope="session")

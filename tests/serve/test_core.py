@@ -34,8 +34,8 @@ def test_rows_come_back_as_probabilities_with_their_model(core: Core) -> None:
     async def ask() -> None:
         answer = await core.predict(core.model("shades"), np.concatenate([DARK, LIGHT]), soon())
 
-        assert answer.probabilities.dtype == np.float32
-        assert answer.probabilities.argmax(axis=1).tolist() == [0, 1]
+        assert answer.outputs.dtype == np.float32
+        assert answer.outputs.argmax(axis=1).tolist() == [0, 1]
         assert (answer.model.version, answer.variant) == (3, "onnx-fp32")
         assert answer.compute_ms > 0
         assert answer.queue_ms >= 0

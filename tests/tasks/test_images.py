@@ -14,7 +14,7 @@ from PIL import Image
 from cluster.config import Experiment
 from cluster.errors import DataError
 from tasks.images import Images
-from tasks.task import Encoding, Rejected, load_task
+from tasks.task import Ask, Encoding, Rejected, load_task
 
 GREY = Encoding(("a", "b"), (8, 6, 1), "uint8", {"mean": [0.0], "std": [1.0]})
 COLOUR = Encoding(("a", "b"), (8, 6, 3), "uint8", {"mean": [0.0] * 3, "std": [1.0] * 3})
@@ -235,7 +235,7 @@ def test_json_of_another_form_is_rejected(body: bytes, reason: str):
 
 
 def test_the_answer_names_the_likeliest_label():
-    answer = Images(experiment()).answer(np.array([0.25, 0.75], np.float32), COLOUR)
+    answer = Images(experiment()).answer(np.array([0.25, 0.75], np.float32), COLOUR, Ask())
 
     assert answer == {"label": "b", "probabilities": {"a": 0.25, "b": 0.75}}
 

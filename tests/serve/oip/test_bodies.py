@@ -14,6 +14,7 @@ from serve.oip import bodies
 from tasks.task import TensorSpec
 
 SPEC = TensorSpec("features", "FP32", (-1, 2))
+OUTPUTS = ("probabilities", "label")
 ROWS = np.array([[1, 2], [3, 4]], "<f4")
 
 
@@ -24,13 +25,13 @@ def request(tensor: dict[str, Any] | None = None, **more: Any) -> bytes:
 
 
 def read(head: bytes, tail: bytes = ROWS.tobytes(), length: str | None = None) -> bodies.InferRequest:
-    return bodies.read(head + tail, str(len(head)) if length is None else length, SPEC, 8)
+    return bodies.read(head + tail, str(len(head)) if length is None else length, SPEC, 8, OUTPUTS)
 
 
 def test_flat_data_is_brought_into_shape() -> None:
     tensor = {"name": "features", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}
 
-    rows = bodies.read(json.dumps({"inputs": [tensor]}).encode(), None, SPEC, 8).rows
+    rows = bodies.read(json.dumps({"inputs": [tensor]}).encode(), None, SPEC, 8, OUTPUTS).rows
 
     assert rows.dtype == np.float32
     assert rows.tolist() == [[1, 2], [3, 4]]

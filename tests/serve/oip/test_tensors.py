@@ -136,7 +136,7 @@ def test_a_shape_beyond_64_bits_is_counted_and_not_allocated() -> None:
     ],
 )
 def test_outputs_are_those_asked_for(names: list[str], outputs: tuple[str, ...]) -> None:
-    assert tensors.check_outputs(names) == outputs
+    assert tensors.check_outputs(names, ("probabilities", "label")) == outputs
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,6 @@ def test_outputs_are_those_asked_for(names: list[str], outputs: tuple[str, ...])
 )
 def test_other_outputs_are_refused(names: list[Any], words: str) -> None:
     with pytest.raises(RequestError) as refused:
-        tensors.check_outputs(names)
+        tensors.check_outputs(names, ("probabilities", "label"))
 
     assert words in refused.value.message
