@@ -19,6 +19,7 @@ from ladder.choose import Envelope, Rung
 from ladder.latency import Latency
 from ladder.profile import sizes
 from ladder.variants import OnnxPredictor
+from tasks.task import load_task
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
@@ -119,7 +120,8 @@ def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
 def open_forwards(bundle: Bundle, max_batch: int, threads: int) -> dict[str, Forward]:
     """All rungs of a bundle anew, each run once. Raises as `open_ladder` does."""
     rows = bundle.probe(max_batch)
-    return {variant: _opened(bundle, variant, rows, threads) for variant in executable(bundle)}
+    width = load_task(bundle.experiment, bundle.file).output_spec(bundle.encoding).shape[1]
+    return {variant: _opened(bundle, variant, rows, width, threads) for variant in executable(bundle)}
 
 
 def executable(bundle: Bundle) -> tuple[str, ...]:
@@ -147,7 +149,7 @@ def time_passes(forwards: Mapping[str, Forward], rows: np.ndarray) -> dict[str, 
     return samples
 
 
-def _opened(bundle: Bundle, variant: str, rows: np.ndarray, threads: int) -> Forward:
+def _opened(bundle: Bundle, variant: str, rows: np.ndarray, width: int, threads: int) -> Forward:
     """One rung, run at both ends, so that no request pays for the runtime's first allocations."""
     data = bundle.read(variant)
     try:
@@ -156,8 +158,8 @@ def _opened(bundle: Bundle, variant: str, rows: np.ndarray, threads: int) -> For
     except Exception as error:  # onnxruntime's own classes have no common base
         raise TrimtabError(f"bundle {bundle.key}: {variant} cannot be run ({first_line(error)})") from error
     for num_rows, output in zip((1, len(rows)), outputs, strict=True):
-        if output.ndim != 2 or len(output) != num_rows or not np.isfinite(output).all():
-            raise TrimtabError(f"bundle {bundle.key}: {variant} gave nonsense {output.shape} for {num_rows} rows")
+        if output.shape != (num_rows, width) or not np.isfinite(output).all():
+            raise TrimtabError(f"bundle {bundle.key}: {variant} gave {output.shape} for {num_rows} rows")
     return predictor
 
 

@@ -17,7 +17,7 @@ VERBS = [
     "validate", "watch",
 ]  # fmt: skip
 SECTIONS = {
-    "": ["name", "task", "seed", "data", "model", "train", "tune", "ladder", "serve", "adapt", "kubernetes"],
+    "": ["name", "task", "seed", "data", "model", "train", "tune", "ladder", "serve", "adapt", "kubernetes", "settings"],
     "data": ["source", "image", "split", "shards", "max_rejected"],
     "model": ["network", "width", "dropout", "label_smoothing"],
     "train": [
@@ -42,9 +42,9 @@ SECTIONS = {
     ],
 }  # fmt: skip
 TASK_METHODS = [
-    "agreement", "answer", "augment", "clean", "decode", "example", "gather", "input_spec", "labels", "larger", "loss",
+    "agreement", "ambiguous", "answer", "augment", "clean", "decode", "example", "gather", "input_spec", "int8", "labels", "larger", "loss",
     "media_types", "metrics", "network", "output_spec", "outputs", "partial_statistics", "right", "row_shape", "sample",
-    "statistics", "students",
+    "statistics", "students", "takes", "targets", "trims",
 ]  # fmt: skip
 
 
