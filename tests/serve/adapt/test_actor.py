@@ -80,9 +80,18 @@ def _pids(cluster: Session) -> list[int]:
 
 def _actor(cluster: Session) -> int:
     """The process of the actor; 0 while there is none."""
+    return _process(cluster, lambda actor: actor["class_name"] == "Actor" and NAME in (actor["name"] or ""))
+
+
+def _controller(cluster: Session) -> int:
+    """The process of Serve's controller; 0 while there is none."""
+    return _process(cluster, lambda actor: actor["class_name"] == "ServeController")
+
+
+def _process(cluster: Session, wanted: Callable[[dict[str, Any]], bool]) -> int:
     query = "/api/v0/actors?detail=1&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
     found = rest(cluster, "GET", query)["data"]["result"]["result"]
-    pids = [actor["pid"] for actor in found if actor["class_name"] == "Actor" and NAME in (actor["name"] or "")]
+    pids = [actor["pid"] for actor in found if wanted(actor)]
     return int(pids[0]) if pids else 0
 
 
@@ -204,6 +213,24 @@ def test_a_replica_that_is_killed_under_load_is_replaced_and_told_the_envelope(
 
     _until(lambda: (found := _last(folder)).get("running") == 1 and found["epochs"][0] >= epoch)
     assert not psutil.pid_exists(pid)
+
+
+def test_a_controller_that_is_killed_costs_no_request_and_the_actor_goes_on(
+    folder: Path, say: Callable[..., dict[str, Any]], cluster: Session, endpoint: Endpoint
+) -> None:
+    replicas, controller = _pids(cluster), _controller(cluster)
+    with Load(cluster, endpoint) as load:
+        load.more()
+        os.kill(controller, signal.SIGKILL)
+        _until(lambda: _controller(cluster) not in (0, controller))
+        load.more()
+        held = say("set", {"max_batch": 5})
+        _until(lambda: (found := _last(folder)).get("running") == 1 and found["epochs"][0] >= held["envelope"]["epoch"])
+        load.more()
+
+    assert load.failures == []
+    assert held["done"], held
+    assert _pids(cluster) == replicas
 
 
 def test_the_record_is_replayed_to_the_same_decisions_and_explained(folder: Path) -> None:
