@@ -284,6 +284,21 @@ class Replicas(Section):
         return self
 
 
+class Record(Section):
+    """A sample of what the endpoint is asked and answers, kept on the store: what drift and retraining look at."""
+
+    rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """Share of the requests in the sample; 0 keeps none, 1 lets all feedback find its input."""
+    inputs: bool = True
+    """Keep the encoded inputs; without them nothing can be learned from feedback."""
+    outputs: bool = True
+    """Keep what was answered."""
+    max_rows: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Of each version, a uniform sample of all its requests."""
+    keep: Duration = 30 * 86400.0
+    """Older rows are removed."""
+
+
 class Serve(Section):
     route: Annotated[str, Field(pattern=r"^/[a-z0-9/_-]*$")] = "/"
     """Prefix of the endpoint's paths; experiments that share a cluster need different ones."""
@@ -309,6 +324,7 @@ class Serve(Section):
     """Larger request bodies get 413 before they are read."""
     max_pixels: Annotated[int, Field(ge=16)] = 16_000_000
     """Images with more pixels are refused before they are decoded."""
+    record: Record = Record()
 
 
 class Adapt(Section):

@@ -159,6 +159,18 @@ class Store:
         """What `put` wrote there, or None."""
         return self._get(path)
 
+    def names(self, folder: str) -> list[str]:
+        """Names of the whole files in a folder, sorted; none where there is no folder."""
+        system, root = self._system()
+        found = system.get_file_info(fs.FileSelector(f"{root}/{folder}", allow_not_found=True))
+        return sorted(i.base_name for i in found if i.type == fs.FileType.File and not i.base_name.startswith("."))
+
+    def remove(self, path: str) -> None:
+        """Remove a file; nothing happens when there is none."""
+        system, root = self._system()
+        with contextlib.suppress(FileNotFoundError):
+            system.delete_file(f"{root}/{path}")
+
     def _get(self, path: str) -> bytes | None:
         if self.local is not None:
             try:

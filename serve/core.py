@@ -24,6 +24,7 @@ from serve.counters import Counters
 from serve.envelope import LiveEnvelope, admits
 from serve.ladder import Ladder, check_rungs, open_forwards, open_ladder
 from serve.queues import unadmitted
+from serve.recorder import Recorder
 from tasks.task import Task, load_task
 
 PASSES_PER_REQUEST = 16  # more rows than this many full batches in one request would keep all others waiting
@@ -76,6 +77,7 @@ class Core:
         self._batcher = Batcher(_limits(serve, self.envelope), self.counters)
         self._model: Model | None = None
         self.refused: dict[str, Any] | None = None  # the version that was to be next and could not be loaded
+        self.recorder: Recorder | None = None
 
     @staticmethod
     def load(bundle: Bundle, version: int, serve: Serve, threads: int | None = None) -> Model:
@@ -108,6 +110,8 @@ class Core:
         if self._model is not None:
             self._model.ladder.check(_limits(serve))
         self.serve = serve
+        if self.recorder is not None:
+            self.recorder.record = serve.record
         self._batcher.configure(self._limits())
         if self._model is not None:
             self._model = dataclasses.replace(self._model, task=_task(self._model.bundle, serve))
@@ -221,6 +225,8 @@ class Core:
             else:
                 counters.refuse("late", len(rows))
             raise
+        if self.recorder is not None:
+            self.recorder.offer(request_id, model.version, variant, rows, outputs)
         return Answer(outputs, model, variant, queue_s * 1000, compute_s * 1000, envelope.epoch)
 
     @property

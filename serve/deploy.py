@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 IMPORT_PATH, DEPLOYMENT = "serve.app:build", "Replica"
 SERVING_CODE = (
+    "cluster.feedback",
+    "cluster.ledger",
     "cluster.metrics",
+    "cluster.served",
     "ladder.bundle",
     "ladder.choose",
     "ladder.latency",
@@ -61,12 +64,14 @@ SERVING_CODE = (
     "serve.adapt.signals",
     "serve.adapt.state",
     "serve.adapt.step",
+    "serve.asks",
     "serve.auth",
     "serve.batcher",
     "serve.bounds",
     "serve.core",
     "serve.counters",
     "serve.envelope",
+    "serve.feedback",
     "serve.ladder",
     "serve.oip.bodies",
     "serve.oip.messages",
@@ -74,6 +79,7 @@ SERVING_CODE = (
     "serve.openapi",
     "serve.presence",
     "serve.queues",
+    "serve.recorder",
     "serve.replica",
     "serve.rpc",
     "serve.sketch",
@@ -176,12 +182,31 @@ def predict(model_url: str, token: str, body: bytes, content_type: str, *, timeo
     if response.status_code == 200:
         answer: dict[str, Any] = response.json()
         return answer
+    raise _refusal(response, model_url, "INPUT", f"{len(body)} bytes of {content_type}")
+
+
+def feedback(model_url: str, token: str, body: bytes, *, timeout_s: float = 60.0) -> int:
+    """Bring words of feedback in JSON; returns how many were accepted. Raises as `predict` does."""
+    headers = {"content-type": "application/json"}
+    response = _ask("POST", f"{model_url}/feedback", token, timeout_s, headers=headers, content=body)
+    if response.status_code != 202:
+        raise _refusal(response, model_url, "WORDS", f"{len(body)} bytes")
+    return int(response.json()["accepted"])
+
+
+def _refusal(response: httpx.Response, model_url: str, field: str, value: str) -> TrimtabError:
     message = _error(response)
     if response.status_code in (400, 413, 415, 422):
         problem, _, mend = message.rpartition("; ")
-        raise UserError("INPUT", f"{len(body)} bytes of {content_type}", f"refused ({problem or message})", mend)
-    known = {401: UnauthorisedError, 404: NotFoundError, 408: DeadlineError, 504: DeadlineError}
-    raise known.get(response.status_code, TrimtabError)(f"{model_url}: {message}")
+        return UserError(field, value, f"refused ({problem or message})", mend)
+    known: dict[int, type[TrimtabError]] = {
+        401: UnauthorisedError,
+        403: UnauthorisedError,
+        404: NotFoundError,
+        408: DeadlineError,
+        504: DeadlineError,
+    }
+    return known.get(response.status_code, TrimtabError)(f"{model_url}: {message}")
 
 
 def application(bundle: Bundle, version: int, dashboard: str = "") -> dict[str, Any]:

@@ -50,6 +50,7 @@ def document(model: Model, prefix: str = "") -> dict[str, Any]:
         "paths": {
             f"{base}/predict": {"post": _predict(model)},
             f"{base}/infer": {"post": _infer(spec)},
+            f"{base}/feedback": {"post": _feedback()},
             f"{base}/versions/{{version}}/infer": {"post": _infer(spec, _version())},
             base: {"get": _get("The model: versions, inputs, outputs, labels", "Metadata")},
             f"{base}/versions/{{version}}": {
@@ -128,6 +129,21 @@ def _infer(spec: TensorSpec, *more: dict[str, Any]) -> dict[str, Any]:
             },
         },
         "responses": _responses("InferResponse", tuple(status for status in _ERRORS if status != "422")),
+    }
+
+
+def _feedback() -> dict[str, Any]:
+    word = {"request_id": "the answer's", "label": "the right one"}
+    schema = {"type": "object"}
+    responses = _responses(None, ("400", "401", "413", "422"))
+    return {
+        "summary": "What was right, how good it was (rating, 0 to 1) or what came of it (outcome), of an answer by its "
+        "request id and, of several, its row; kept when the answer is 202",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "example": {"feedback": [word]}}},
+        },
+        "responses": {"202" if status == "200" else status: answer for status, answer in responses.items()},
     }
 
 

@@ -13,6 +13,7 @@ import os
 import time
 from typing import Any
 
+from cluster import feedback, served
 from cluster.config import Serve
 from cluster.errors import TrimtabError, UserError, first_line
 from cluster.store import Store
@@ -22,6 +23,8 @@ from serve.auth import VARIABLE, Tokens
 from serve.core import Core, Model
 from serve.counters import LagMeter
 from serve.envelope import read
+from serve.feedback import Intake
+from serve.recorder import Recorder
 from serve.rpc import Rpc
 from serve.web import Web
 
@@ -38,8 +41,10 @@ class Replica(Rpc):
 
     def __init__(self, name: str, store: str) -> None:
         """Raises ClusterError without a token, StoreError when the store cannot be opened."""
-        super().__init__(Core(name, Serve()), Tokens.read(os.environ.get(VARIABLE)))
         self._store = Store.open(store)
+        intake = Intake(feedback.ledger(self._store, name))
+        super().__init__(Core(name, Serve()), Tokens.read(os.environ.get(VARIABLE)), intake)
+        self._core.recorder = Recorder(served.ledger(self._store, name), Serve().record)
         self._holds: tuple[str, int] | None = None
         self._latest = Serve()
         self._change: asyncio.Task[None] | None = None  # the latest, kept so that it is not collected
@@ -158,4 +163,4 @@ class Replica(Rpc):
 
     def __serve_build_asgi_app__(self) -> Web:
         kind = "haproxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "proxy"
-        return Web(self._core, self._tokens, {"ingress": kind}, sends_request_id=False)
+        return Web(self._core, self._tokens, {"ingress": kind}, sends_request_id=False, intake=self._intake)

@@ -16,10 +16,11 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from cluster.errors import RequestError
-from serve import bounds
+from serve import bounds, feedback
 from serve.asks import decoded
 from serve.auth import Tokens
 from serve.core import Core, Model
+from serve.feedback import Intake
 from serve.oip import messages, tensors
 from serve.oip import oip_pb2 as pb
 from serve.oip.service import SERVICE
@@ -30,6 +31,7 @@ CODES = {
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as gRPC itself says of a message over its own bound
+    422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -47,6 +49,7 @@ class Call:
         self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         self.arrived = time.monotonic()
         self.deadline = 0.0  # time.monotonic()
+        self.client = ""  # whose token it is
         # Serve hides gRPC's own deadline, so there a client repeats it as metadata; other servers tell.
         time_remaining = getattr(context, "time_remaining", None)
         self.left_s: float | None = time_remaining() if time_remaining is not None else None
@@ -59,8 +62,9 @@ class Call:
 class Rpc:
     """The services' methods, called by their names."""
 
-    def __init__(self, core: Core, tokens: Tokens) -> None:
-        self._core, self._tokens = core, tokens
+    def __init__(self, core: Core, tokens: Tokens, intake: Intake | None = None) -> None:
+        """Without an `intake` there is nowhere to keep feedback, and it is refused."""
+        self._core, self._tokens, self._intake = core, tokens, intake
 
     # Health, which needs no token
 
@@ -134,6 +138,23 @@ class Rpc:
 
         return await self._answer(grpc_context, "ModelInfer", infer, pb.ModelInferResponse)
 
+    # What was said of them
+
+    async def Feedback(self, request: Any, grpc_context: Any) -> pb.FeedbackResponse:
+        async def keep(call: Call) -> pb.FeedbackResponse:
+            if self._intake is None:
+                raise RequestError(404, "feedback is not kept here; ask a deployed endpoint")
+            size, limit = request.ByteSize(), self._core.serve.max_body
+            if size > limit:
+                raise bounds.too_large(size, limit)
+            words = [_said(word) for word in request.words]
+            model = self._model(request.model_name, "")
+            rows = feedback.checked(words, model, call.client, time.time_ns())
+            await self._intake.keep(rows)
+            return pb.FeedbackResponse(accepted=len(rows))
+
+        return await self._answer(grpc_context, "Feedback", keep, pb.FeedbackResponse, "feedback")
+
     def _model(self, name: str, version: str) -> Model:
         return self._core.model(name, version or None)
 
@@ -143,12 +164,13 @@ class Rpc:
         method: str,
         work: Callable[[Call], Awaitable[Response]],
         empty: Callable[[], Response],
+        role: str = "predict",
     ) -> Response:
         """Never raises, but for the cancelling of a request whose client has gone."""
         call = Call(context)
         try:
             token = call.header("authorization")
-            self._tokens.check(None if token is None else token.encode())
+            call.client = self._tokens.check(None if token is None else token.encode(), role)
             bound_s = bounds.time_s(call.header, self._core.serve.request_timeout)
             if call.left_s is not None:
                 bound_s = min(bound_s, call.left_s * bounds.TIMEOUT_SHARE)
@@ -161,6 +183,13 @@ class Rpc:
             refused = bounds.refused(error, call.id, method, call.arrived, call.header)
             _refuse(context, refused, call.id)
             return empty()
+
+
+def _said(word: Any) -> dict[str, Any]:
+    """A word of feedback as JSON has it."""
+    kind = word.WhichOneof("said")
+    said = {} if kind is None else {"label" if kind == "value" else kind: getattr(word, kind)}
+    return {"request_id": word.request_id, "row": word.row, **said}
 
 
 def _refuse(context: Any, error: RequestError, request_id: str | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from cluster.errors import RequestError
-from serve import bounds, openapi
+from serve import bounds, feedback, openapi
 from serve.asks import decoded
 from serve.auth import Tokens
 from serve.core import Answer, Core, Model, refusal
@@ -71,9 +71,15 @@ class Web:
     """
 
     def __init__(
-        self, core: Core, tokens: Tokens, facts: dict[str, Any] | None = None, *, sends_request_id: bool = True
+        self,
+        core: Core,
+        tokens: Tokens,
+        facts: dict[str, Any] | None = None,
+        *,
+        sends_request_id: bool = True,
+        intake: feedback.Intake | None = None,
     ) -> None:
-        self._core, self._tokens, self._facts = core, tokens, facts or {}
+        self._core, self._tokens, self._facts, self._intake = core, tokens, facts or {}, intake
         self._sends_request_id = sends_request_id
         self._version = metadata.version("trimtab")
 
@@ -92,7 +98,8 @@ class Web:
         try:
             _allow_only_bounded(request)
             if request.path not in OPEN_PATHS:
-                request.client = self._tokens.check(request.headers.get(b"authorization"))
+                role = "feedback" if request.path.endswith("/feedback") else "predict"
+                request.client = self._tokens.check(request.headers.get(b"authorization"), role)
             bound_s = bounds.time_s(request.header, self._core.serve.request_timeout)
             request.deadline = self._core.deadline(request.arrived, bound_s)
             async with asyncio.timeout(bound_s):
@@ -130,6 +137,9 @@ class Web:
             _allow(request, "POST")
             model = self._core.model(name, version)
             return await (self._infer(request, model) if verb == "infer" else self._predict(request, model))
+        if verb == "feedback":
+            _allow(request, "POST")
+            return await self._feedback(request, self._core.model(name, version))
         if verb not in ("", "ready"):
             raise refusal(404, "path", request.path, "unknown path", "GET /docs lists the paths there are")
         _allow(request, "GET", "HEAD")
@@ -202,6 +212,14 @@ class Web:
         values, shape = tensors.flattened("instances", instances, spec)
         tensors.check_rows("instances", shape, spec, self._core.max_rows)
         return tensors.converted("instances", values, spec).reshape(shape), [None] * shape[0]
+
+    async def _feedback(self, request: Request, model: Model) -> Reply:
+        _media_type(request, ("application/json",))
+        if self._intake is None:
+            raise refusal(404, "path", request.path, "feedback is not kept here", "ask a deployed endpoint")
+        words = feedback.read(await self._body(request), model, request.client, time.time_ns())
+        await self._intake.keep(words)
+        return Reply({"accepted": len(words), "request_id": request.id}, 202)
 
     async def _body(self, request: Request) -> bytes:
         """The whole body. Raises RequestError 413 before reading what is declared too large, 400 when cut off."""

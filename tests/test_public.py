@@ -12,12 +12,14 @@ from tasks import task
 from trimtab.cli import app, kubernetes_app
 
 VERBS = [
-    "deploy", "doctor", "down", "evaluate", "explain", "init", "logs", "models", "pause", "pin", "plan",
+    "deploy", "doctor", "down", "evaluate", "explain", "feedback", "init", "logs", "models", "pause", "pin", "plan",
     "predict", "preprocess", "replay", "resume", "run", "set_values", "status", "stop", "train", "tune", "unpin", "up",
     "validate", "watch",
 ]  # fmt: skip
 SECTIONS = {
-    "": ["name", "task", "seed", "data", "model", "train", "tune", "ladder", "serve", "adapt", "kubernetes", "settings"],
+    "": [
+        "name", "task", "seed", "data", "model", "train", "tune", "ladder", "serve", "adapt", "kubernetes", "settings",
+    ],
     "data": ["source", "image", "split", "shards", "max_rejected"],
     "model": ["network", "width", "dropout", "label_smoothing"],
     "train": [
@@ -31,7 +33,7 @@ SECTIONS = {
     "ladder": ["max_accuracy_loss", "int8", "views", "student", "student_steps"],
     "serve": [
         "route", "replicas", "objective", "cpus_per_replica", "threads", "concurrency", "rungs", "max_batch",
-        "max_wait", "max_queue", "request_timeout", "max_body", "max_pixels",
+        "max_wait", "max_queue", "request_timeout", "max_body", "max_pixels", "record",
     ],
     "adapt": [
         "enabled", "tick_ms", "cooldown", "dwell", "replica_cooldown", "patience", "actions_per_minute", "journal",
@@ -42,9 +44,9 @@ SECTIONS = {
     ],
 }  # fmt: skip
 TASK_METHODS = [
-    "agreement", "ambiguous", "answer", "augment", "clean", "decode", "example", "gather", "input_spec", "int8", "labels", "larger", "loss",
-    "media_types", "metrics", "network", "output_spec", "outputs", "partial_statistics", "right", "row_shape", "sample",
-    "statistics", "students", "takes", "targets", "trims",
+    "agreement", "ambiguous", "answer", "augment", "clean", "decode", "example", "gather", "input_spec", "int8",
+    "labels", "larger", "loss", "media_types", "metrics", "network", "output_spec", "outputs", "partial_statistics",
+    "right", "row_shape", "sample", "statistics", "students", "takes", "targets", "trims",
 ]  # fmt: skip
 
 

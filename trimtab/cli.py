@@ -308,6 +308,29 @@ def predict(
 
 
 @app.command()
+def feedback(
+    file: File,
+    words: Annotated[
+        Path | None,
+        typer.Argument(metavar="[WORDS]", help="JSON lines or CSV: request_id and label, rating or outcome."),
+    ] = None,
+    cluster: Cluster = "default",
+    address: Address = None,
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """Tell an endpoint what was right about its answers; without WORDS, show what that came to so far."""
+    from trimtab import feedback as said
+
+    workspace = _workspace(as_json, cluster, address, store)
+    experiment = experiments.load(file)
+    if words is None:
+        workspace.screen.record(said.summary(experiment, workspace))
+    else:
+        workspace.screen.record(said.send(experiment, words, workspace.cluster()))
+
+
+@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(help="Model; without it, all of them.")] = None,
     version: Annotated[str | None, typer.Option(help="Show this version's model card.")] = None,

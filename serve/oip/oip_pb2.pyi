@@ -220,3 +220,32 @@ class ModelInferResponse(_message.Message):
     outputs: _containers.RepeatedCompositeFieldContainer[ModelInferResponse.InferOutputTensor]
     raw_output_contents: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., parameters: _Optional[_Mapping[str, InferParameter]] = ..., outputs: _Optional[_Iterable[_Union[ModelInferResponse.InferOutputTensor, _Mapping]]] = ..., raw_output_contents: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class FeedbackRequest(_message.Message):
+    __slots__ = ("model_name", "words")
+    class Word(_message.Message):
+        __slots__ = ("request_id", "row", "label", "rating", "outcome", "value")
+        REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+        ROW_FIELD_NUMBER: _ClassVar[int]
+        LABEL_FIELD_NUMBER: _ClassVar[int]
+        RATING_FIELD_NUMBER: _ClassVar[int]
+        OUTCOME_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        request_id: str
+        row: int
+        label: str
+        rating: float
+        outcome: str
+        value: float
+        def __init__(self, request_id: _Optional[str] = ..., row: _Optional[int] = ..., label: _Optional[str] = ..., rating: _Optional[float] = ..., outcome: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    words: _containers.RepeatedCompositeFieldContainer[FeedbackRequest.Word]
+    def __init__(self, model_name: _Optional[str] = ..., words: _Optional[_Iterable[_Union[FeedbackRequest.Word, _Mapping]]] = ...) -> None: ...
+
+class FeedbackResponse(_message.Message):
+    __slots__ = ("accepted",)
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    accepted: int
+    def __init__(self, accepted: _Optional[int] = ...) -> None: ...

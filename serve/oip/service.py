@@ -1,4 +1,4 @@
-"""The gRPC service of the Open Inference Protocol, under its public name, over messages of our own.
+"""The gRPC services: the Open Inference Protocol under its public name, and feedback, over messages of our own.
 
 Serve imports this in its controller and proxies, so it knows the messages and nothing else of ours.
 """
@@ -12,17 +12,19 @@ import grpc
 from serve.oip import oip_pb2
 
 SERVICE = "inference.GRPCInferenceService"
+FEEDBACK_SERVICE = "trimtab.Feedback"
 METHODS = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
 
 
 def add_to_server(servicer: Any, server: Any) -> None:
-    """`servicer` has one method per name in `METHODS`, each of a request and a context."""
-    handlers = {
-        method: grpc.unary_unary_rpc_method_handler(
-            getattr(servicer, method),
-            request_deserializer=getattr(oip_pb2, f"{method}Request").FromString,
-            response_serializer=getattr(oip_pb2, f"{method}Response").SerializeToString,
-        )
-        for method in METHODS
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    """`servicer` has one method per name in `METHODS` and `Feedback`, each of a request and a context."""
+    for service, methods in ((SERVICE, METHODS), (FEEDBACK_SERVICE, ("Feedback",))):
+        handlers = {
+            method: grpc.unary_unary_rpc_method_handler(
+                getattr(servicer, method),
+                request_deserializer=getattr(oip_pb2, f"{method}Request").FromString,
+                response_serializer=getattr(oip_pb2, f"{method}Response").SerializeToString,
+            )
+            for method in methods
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))

@@ -17,10 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster import feedback as words
 from cluster.config import Serve
+from cluster.store import Store
 from serve import openapi
 from serve.auth import Tokens
 from serve.core import Core
+from serve.feedback import Intake
 from serve.web import Web
 
 TOKEN = {"authorization": "Bearer secret"}
@@ -618,3 +621,35 @@ def test_whatever_is_sent_is_answered_or_refused_and_never_fails(
     if answer.status_code == 400:
         assert len(answer.json()["error"]) < 600
     assert after.status_code == 200
+
+
+# Feedback
+
+
+def test_feedback_is_acknowledged_when_it_is_kept(core: Core, store: Store) -> None:
+    ledger = words.ledger(store, "shades")
+    web = Web(core, Tokens(["secret"]), intake=Intake(ledger))
+
+    answer = asyncio.run(_post(web, {"request_id": "a", "label": "dark-3"}, "secret"))
+
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 1)
+    assert ledger.read()["request_id"].to_pylist() == ["a"]
+
+
+def test_feedback_needs_a_role(core: Core, store: Store) -> None:
+    web = Web(core, Tokens(["reader predict", "judge feedback"]), intake=Intake(words.ledger(store, "shades")))
+
+    refused, taken = (
+        asyncio.run(_post(web, {"request_id": "a", "rating": 1}, token)).status_code for token in ("reader", "judge")
+    )
+
+    assert (refused, taken) == (403, 202)
+
+
+def test_feedback_is_refused_where_it_would_be_lost(web: Web) -> None:
+    assert asyncio.run(_post(web, {"request_id": "a", "rating": 1}, "secret")).status_code == 404
+
+
+async def _post(web: Web, tree: dict[str, Any], token: str) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(web), base_url="http://endpoint") as client:
+        return await client.post(f"{MODEL}/feedback", json=tree, headers={"authorization": f"Bearer {token}"})

@@ -1,0 +1,99 @@
+"""Append-only tables in the store: rows come in small parts, each there whole or not at all, and are read together.
+
+A part is a Parquet file whose name begins with the time it was written, so that a reader can begin at a time. Each
+writer merges its own small parts as they grow in number; a merge that dies halfway leaves rows twice, which the
+column `id` shows, so reading never counts one twice. Knows nothing of what rows mean.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.store import Store
+
+MERGED_PARTS = 32  # small parts of one writer that become one
+PART_BYTES = 4 * 1024**2  # a part of this size is not small any more
+TRIES = 5  # of reading while writers merge
+
+
+class Ledger:
+    """Rows of one `schema`, which has a text column `id`, under `folder` of a store; for one writing thread."""
+
+    def __init__(self, store: Store, folder: str, schema: pa.Schema) -> None:
+        self._store, self._folder, self._schema = store, folder, schema
+        self._writer, self._last_ns = uuid.uuid4().hex[:8], 0
+        self._small: list[str] = []  # names of own parts
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Write one part, there for every reader and after any death from when this returns. Raises StoreError."""
+        name = self._put(pa.Table.from_pylist([dict(row) for row in rows], schema=self._schema))
+        self._small.append(name)
+        if len(self._small) >= MERGED_PARTS:
+            self._merge()
+        return name
+
+    def parts(self, since_ns: int = 0) -> list[str]:
+        """Names of the parts written since then, oldest first."""
+        return [name for name in self._store.names(self._folder) if name >= f"{since_ns:020d}"]
+
+    def read(self, since_ns: int = 0) -> pa.Table:
+        """All rows of the parts written since then, each once, oldest first; parts that are damaged are left out.
+
+        A part cannot be half-written, so a damaged one is the disk's doing, and its rows are gone.
+        """
+        tables: list[pa.Table] = []
+        for _ in range(TRIES):
+            names = self.parts(since_ns)
+            found = [self._store.get(f"{self._folder}/{name}") for name in names]
+            tables = [table for data in found if data is not None and (table := self._table(data)) is not None]
+            if None not in found:
+                break  # else one was merged away meanwhile: its rows are in a part that was not listed yet
+        whole = pa.concat_tables([self._schema.empty_table(), *tables]).combine_chunks()
+        _, first = np.unique(whole["id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+        return whole.take(pa.array(np.sort(first)))
+
+    def remove_before(self, before_ns: int) -> int:
+        """Remove the parts that were written before then; returns how many."""
+        old = [name for name in self._store.names(self._folder) if name < f"{before_ns:020d}"]
+        for name in old:
+            self._store.remove(f"{self._folder}/{name}")
+        return len(old)
+
+    def replace(self, names: Sequence[str], table: pa.Table) -> str:
+        """Put `table` in the place of some parts, under the time of the newest; returns its name. Raises StoreError."""
+        name = self._put(table, int(max(names).partition("-")[0]))
+        for old in names:
+            self._store.remove(f"{self._folder}/{old}")
+        return name
+
+    def _merge(self) -> None:
+        found = [self._store.get(f"{self._folder}/{name}") for name in self._small]
+        tables = [table for data in found if data is not None and (table := self._table(data)) is not None]
+        whole = pa.concat_tables([self._schema.empty_table(), *tables]).combine_chunks()
+        merged = self.replace(self._small, whole)
+        self._small = [merged] if sum(len(data or b"") for data in found) < PART_BYTES else []
+
+    def _put(self, table: pa.Table, at_ns: int | None = None) -> str:
+        """The name is unique: by the writer and by a time that this writer gives only once."""
+        if at_ns is None:
+            at_ns = self._last_ns = max(time.time_ns(), self._last_ns + 1)
+        name = f"{at_ns:020d}-{self._writer}-{uuid.uuid4().hex[:8]}.parquet"
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        data = sink.getvalue().to_pybytes()
+        self._store.check_room(len(data))
+        self._store.put(f"{self._folder}/{name}", data)
+        return name
+
+    def _table(self, data: bytes) -> pa.Table | None:
+        try:
+            return pq.read_table(pa.BufferReader(data), schema=self._schema)
+        except pa.ArrowException:
+            return None

@@ -1,0 +1,63 @@
+"""A bounded sample of what an endpoint has been asked and has answered: rows of its ledger, and what is kept of them.
+
+Which requests are in the sample is decided by a hash of their id, so all replicas decide alike, and the sample of
+each version is uniform over all its requests however many replicas there were. Pure, but for `ledger` and `prune`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.ledger import Ledger
+from cluster.store import Store
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),  # request id and row
+        "request_id": pa.string(),
+        "row": pa.int32(),  # of a request with several rows
+        "at_ns": pa.int64(),
+        "version": pa.int32(),
+        "variant": pa.string(),
+        "input": pa.binary(),  # the encoded row's bytes; null where inputs are not to be kept
+        "outputs": pa.list_(pa.float32()),
+    }
+)
+
+
+def ledger(store: Store, name: str) -> Ledger:
+    """Of the endpoint `name`."""
+    return Ledger(store, f"served/{name}", SCHEMA)
+
+
+def place(request_id: str) -> float:
+    """Where in [0, 1) a request is: those below the sample's rate are in it, and of them the lowest stay longest."""
+    digest = hashlib.blake2b(request_id.encode(), digest_size=8, person=b"served").digest()
+    return int.from_bytes(digest, "little") / 2.0**64
+
+
+def kept(table: pa.Table, max_rows: int, since_ns: int) -> pa.Table:
+    """Of a ledger's rows those that came since then, at most `max_rows` of each version: a uniform sample of them."""
+    fresh = table.filter(pa.array(table["at_ns"].to_numpy() >= since_ns))
+    places = np.array([place(text) for text in fresh["request_id"].to_pylist()])
+    chosen: list[np.ndarray] = []
+    versions = fresh["version"].to_numpy()
+    for version in np.unique(versions):
+        rows = np.flatnonzero(versions == version)
+        chosen.append(rows[np.argsort(places[rows], kind="stable")][:max_rows])
+    order = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+    return fresh.take(pa.array(order))
+
+
+def prune(ledger: Ledger, max_rows: int, since_ns: int) -> int:
+    """Bring a ledger down to what is to be kept; returns how many rows are left. Raises StoreError."""
+    names: Sequence[str] = ledger.parts()
+    if not names:
+        return 0
+    table = kept(ledger.read(), max_rows, since_ns)
+    ledger.replace(names, table)
+    return int(table.num_rows)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from cluster import feedback
+from cluster.feedback import Believed, Rules
+from cluster.store import Store
+
+Said = tuple[str, str, str]  # request id, label, client
+
+
+def words(said: Sequence[Said]) -> list[dict[str, object]]:
+    return [feedback.word(name, 0, "label", label, client, at) for at, (name, label, client) in enumerate(said)]
+
+
+def believed(said: Sequence[Said], known: Sequence[str] | None = None, **rules: float) -> Believed:
+    answers = None if known is None else [(name, 0) for name in known]
+    return feedback.believed(words(said), answers, Rules(**rules))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param([("a", "7", "ann")], {"a": "7"}, id="one word"),
+        pytest.param([("a", "7", "ann"), ("a", "7", "ann")], {"a": "7"}, id="said again"),
+        pytest.param([("a", "7", "ann"), ("a", "3", "ann")], {"a": "3"}, id="thought better of"),
+        pytest.param([("a", "7", "ann"), ("a", "3", "bob"), ("a", "7", "cid")], {"a": "7"}, id="two against one"),
+        pytest.param([("a", "7", "ann"), ("a", "3", "bob")], {}, id="one against one"),
+        pytest.param([("a", "7", "ann"), ("b", "3", "ann")], {"a": "7", "b": "3"}, id="of two answers"),
+    ],
+)
+def test_what_is_believed(said: Sequence[Said], expected: dict[str, str]) -> None:
+    assert believed(said).labels == {(name, 0): label for name, label in expected.items()}
+
+
+def test_one_against_one_is_a_conflict() -> None:
+    assert believed([("a", "7", "ann"), ("a", "3", "bob")]).conflicting == 1
+
+
+def test_a_label_waits_until_enough_agree() -> None:
+    alone = believed([("a", "7", "ann")], agreement=2)
+    together = believed([("a", "7", "ann"), ("a", "7", "bob")], agreement=2)
+
+    assert (alone.labels, alone.waiting) == ({}, 1)
+    assert together.labels == {("a", 0): "7"}
+
+
+def test_a_word_about_no_known_answer_is_counted_and_not_believed() -> None:
+    found = believed([("a", "7", "ann"), ("b", "3", "ann")], known=["b"])
+
+    assert found.labels == {("b", 0): "3"}
+    assert found.unknown == 1
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_a_flood_of_one_client_has_no_more_than_its_share(share: float) -> None:
+    honest = [(f"honest {i}", "7", f"client {i % 20}") for i in range(200)]
+    flood = [(f"flood {i}", "3", "mallory") for i in range(5000)]
+
+    found = believed(honest + flood, client_share=share)
+
+    wrong = sum(label == "3" for label in found.labels.values())
+    assert wrong <= share * len(found.labels) + 1e-9
+    assert wrong >= share * len(found.labels) - 1
+    assert found.over_share == 5000 - wrong
+    assert sum(label == "7" for label in found.labels.values()) == 200
+
+
+def test_ratings_and_outcomes_are_no_labels() -> None:
+    said = [feedback.word("a", 0, "rating", "1.0", "ann", 0), feedback.word("a", 0, "outcome", "bought", "ann", 1)]
+
+    assert feedback.believed(said, None, Rules()).labels == {}
+
+
+def test_the_same_word_is_one_row_of_the_ledger(store: Store) -> None:
+    ledger = feedback.ledger(store, "digits")
+
+    ledger.append(words([("a", "7", "ann")]))
+    ledger.append(words([("a", "7", "ann")]))
+
+    assert ledger.read().num_rows == 1

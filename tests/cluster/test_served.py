@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+
+from cluster import served
+from cluster.ledger import Ledger
+from cluster.store import Store
+
+
+def row(number: int, version: int = 1, at_ns: int = 1000) -> dict[str, object]:
+    name = f"request {number}"
+    return {"id": f"{name}#0", "request_id": name, "row": 0, "at_ns": at_ns, "version": version, "variant": "onnx-fp32",
+            "input": bytes([number % 256]), "outputs": np.array([0.5, 0.5], np.float32)}  # fmt: skip
+
+
+def written(store: Store, rows: list[dict[str, object]]) -> Ledger:
+    ledger = served.ledger(store, "digits")
+    for start in range(0, len(rows), 100):
+        ledger.append(rows[start : start + 100])
+    return ledger
+
+
+def test_a_share_of_the_requests_is_in_the_sample() -> None:
+    places = np.array([served.place(f"request {i}") for i in range(20_000)])
+
+    assert abs((places < 0.1).mean() - 0.1) < 0.01
+    assert served.place("request 7") == served.place("request 7")
+
+
+def test_so_many_of_each_version_are_kept_from_its_whole_time(store: Store) -> None:
+    ledger = written(store, [row(i, version=1 + (i >= 600)) for i in range(1000)])
+
+    left = served.prune(ledger, max_rows=200, since_ns=0)
+
+    table = ledger.read()
+    assert left == table.num_rows == 400
+    numbers = np.array([int(name.split()[1]) for name in table["request_id"].to_pylist()])
+    early, late = (numbers < 300).sum(), ((numbers >= 300) & (numbers < 600)).sum()
+    assert early + late == 200
+    assert 60 < early < 140  # as many of the first half as of the second, but for chance
+    assert len(ledger.parts()) == 1
+
+
+def test_what_is_too_old_is_removed(store: Store) -> None:
+    ledger = written(store, [row(i, at_ns=i) for i in range(300)])
+
+    assert served.prune(ledger, max_rows=1000, since_ns=250) == 50
+    assert served.prune(ledger, max_rows=1000, since_ns=1000) == 0
+    assert ledger.read().num_rows == 0
