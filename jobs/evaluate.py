@@ -18,6 +18,7 @@ from cluster.errors import DataError
 from cluster.experiment import parse
 from cluster.store import Store
 from jobs import model_card, rungs
+from ladder import reference
 from ladder.bundle import KEPT, read_bundle, write_bundle
 from ladder.profile import batched
 from ladder.variants import OnnxPredictor
@@ -110,6 +111,7 @@ def _write(
         **{variant: (f"{variant}.onnx", graph) for variant, graph in graphs.items()},
         "history": ("history.json", json.dumps(history, indent=1).encode()),
         "probe": ("probe.npy", _probe(dataset)),
+        "reference": ("reference.npz", _reference(graphs, variants, rows)),
         **{f"{KEPT}{name}": (name, dataset.file(name)) for name in dataset.files},
     }
     if "confusion" in metrics:
@@ -132,6 +134,12 @@ def _write(
         variants=variants,
         ladder=table,
     )
+
+
+def _reference(graphs: dict[str, bytes], variants: tuple[str, ...], rows: np.ndarray) -> bytes:
+    """How every rung answers on test rows, which nothing was chosen by."""
+    some = rows[: reference.MOST_ROWS]
+    return reference.pack({variant: batched(OnnxPredictor(graphs[variant]), some) for variant in variants})
 
 
 def _probe(dataset: Dataset) -> bytes:

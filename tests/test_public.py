@@ -12,9 +12,9 @@ from tasks import task
 from trimtab.cli import app, kubernetes_app
 
 VERBS = [
-    "deploy", "doctor", "down", "evaluate", "explain", "feedback", "init", "logs", "models", "pause", "pin", "plan",
-    "predict", "preprocess", "replay", "resume", "run", "set_values", "status", "stop", "train", "tune", "unpin", "up",
-    "validate", "watch",
+    "deploy", "doctor", "down", "drift", "evaluate", "explain", "feedback", "init", "logs", "models", "pause", "pin",
+    "plan", "predict", "preprocess", "replay", "resume", "run", "set_values", "status", "stop", "train", "tune",
+    "unpin", "up", "validate", "watch",
 ]  # fmt: skip
 SECTIONS = {
     "": [

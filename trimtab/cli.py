@@ -331,6 +331,20 @@ def feedback(
 
 
 @app.command()
+def drift(
+    file: File,
+    window: Annotated[int, typer.Option(min=20, max=10_000, help="Answers in a window.")] = 100,
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether an endpoint's answers still look like those its model was tested on."""
+    from trimtab import drift as looking
+
+    workspace = _workspace(as_json, store=store)
+    workspace.screen.record(looking.look(experiments.load(file), workspace, window))
+
+
+@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(help="Model; without it, all of them.")] = None,
     version: Annotated[str | None, typer.Option(help="Show this version's model card.")] = None,

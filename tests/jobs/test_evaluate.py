@@ -73,7 +73,7 @@ def test_the_bundle_holds_what_serving_and_people_need(evaluated):
     bundle = read_bundle(store, "bundle")
 
     assert figures.keys() == {"bundle", "accuracy", "macro_f1", "log_loss", "calibration_error"}
-    others = {"weights", "onnx-fp32", "card", "confusion", "ladder", "sample", "history", "probe"}
+    others = {"weights", "onnx-fp32", "card", "confusion", "ladder", "sample", "history", "probe", "reference"}
     assert bundle.files.keys() == others | set(bundle.variants)
     assert (bundle.dataset, bundle.run, bundle.experiment) == ("digits", "run", EXPERIMENT)
     assert bundle.metrics["rows"] == 200

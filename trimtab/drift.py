@@ -1,0 +1,68 @@
+"""Whether what an endpoint answers has drifted away from what its model was tested on, by the sample in the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cluster import served
+from cluster.config import Experiment
+from cluster.errors import NotFoundError
+from ladder import reference
+from ladder.bundle import read_bundle
+from serve.adapt import drift
+from tasks.task import load_task
+from trimtab.workspace import Workspace
+
+
+def look(experiment: Experiment, workspace: Workspace, window: int) -> dict[str, Any]:
+    """Windows of the stable version's answers, oldest first, each against the reference in its bundle.
+
+    Raises NotFoundError: no version, a bundle without a reference, or fewer answers in the sample than a window.
+    """
+    version = workspace.registry.version(experiment.name, "stable")
+    bundle = read_bundle(workspace.store, version.bundle)
+    if "reference" not in bundle.files:
+        raise NotFoundError(f"version {version.version} of {experiment.name} has no reference; train and evaluate anew")
+    sample = served.ledger(workspace.store, experiment.name).read()
+    rows = [r for r in sample.to_pylist() if r["version"] == version.version and r["outputs"] is not None]
+    if len(rows) < window:
+        mend = "wait for more requests, raise serve.record.rate, or lower --window"
+        raise NotFoundError(
+            f"{len(rows)} answers of version {version.version} are in the sample, {window} needed; {mend}"
+        )
+    rows.sort(key=lambda row: row["at_ns"])
+    has_classes = load_task(bundle.experiment, bundle.file).targets == "label"
+    known = drift.Reference(reference.unpack(bundle.read("reference")), has_classes=has_classes)
+    verdicts: list[drift.Verdict] = []
+    for start in range(0, len(rows) - window + 1, window):
+        part = rows[start : start + window]
+        outputs = np.array([row["outputs"] for row in part], np.float32)
+        findings = known.judge(outputs, [row["variant"] for row in part])
+        if findings:
+            verdicts.append(drift.follow(verdicts[-1] if verdicts else None, findings))
+    return _said(experiment, version.version, window, verdicts)
+
+
+def _said(experiment: Experiment, version: int, window: int, verdicts: list[drift.Verdict]) -> dict[str, Any]:
+    last = verdicts[-1] if verdicts else None
+    tests = [f.test for f in last.findings] if last else []
+    return {
+        "endpoint": experiment.name,
+        "version": version,
+        "windows": len(verdicts),
+        "answers in a window": window,
+        "drift now": list(last.drift) if last else [],
+        "windows with drift": sum(bool(verdict.drift) for verdict in verdicts),
+        "severity": round(last.severity, 1) if last else 0.0,
+        "tests": [
+            {
+                "test": test,
+                "windows that alarm": sum(verdict.findings[i].alarms for verdict in verdicts),
+                "p of the last": last.findings[i].p,
+            }
+            for i, test in enumerate(tests)
+            if last
+        ],
+    }
