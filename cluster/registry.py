@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BUNDLE_TAG, RUN_TAG, PARENT_TAG = "trimtab.bundle", "trimtab.run", "mlflow.parentRunId"
+STABLE, PREVIOUS = "stable", "previous"  # aliases
 MOST_METRICS = 1000  # that MLflow takes in one batch
 
 
@@ -152,6 +153,15 @@ class Registry:
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         self._client().set_registered_model_alias(model, alias, str(version))
+
+    def set_stable(self, model: str, version: int) -> None:
+        """Make `version` the stable one; the one that was stays known as `previous`."""
+        before = next((one for one in self.versions(model) if STABLE in one.aliases), None)
+        if before is not None and before.version == version:
+            return
+        if before is not None:
+            self.set_alias(model, PREVIOUS, before.version)
+        self.set_alias(model, STABLE, version)
 
     def _find(self, model: str, wanted: Any, words: str) -> ModelVersion:
         versions = self.versions(model)

@@ -13,8 +13,8 @@ from trimtab.cli import app, kubernetes_app
 
 VERBS = [
     "deploy", "doctor", "down", "drift", "evaluate", "explain", "feedback", "init", "logs", "models", "pause", "pin",
-    "plan", "predict", "preprocess", "replay", "resume", "run", "set_values", "status", "stop", "train", "tune",
-    "unpin", "up", "validate", "watch",
+    "plan", "predict", "preprocess", "replay", "resume", "rollback", "run", "set_values", "status", "stop", "train",
+    "tune", "unpin", "up", "validate", "watch",
 ]  # fmt: skip
 SECTIONS = {
     "": [

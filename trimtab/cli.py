@@ -183,6 +183,28 @@ def deploy(
 
 
 @app.command()
+def rollback(
+    file: File,
+    store: StoreAt = None,
+    cluster: Cluster = "default",
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Serve the version before the stable one again, in place; doing it twice comes back."""
+    from trimtab import endpoint
+
+    experiment, workspace = experiments.load(file), _workspace(as_json, cluster, address, store)
+    if dry_run:
+        found = workspace.registry.version(experiment.name, "previous")
+        workspace.screen.record({"would serve": found.name, "version": found.version, "bundle": found.bundle})
+        return
+    with workspace.screen:
+        found, served = endpoint.rollback(experiment, workspace, workspace.cluster())
+    workspace.screen.record({"model": found.name, "version": found.version, "endpoint": served})
+
+
+@app.command()
 def plan(
     file: File,
     overrides: Set = None,

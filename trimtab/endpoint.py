@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.config import Experiment
 from cluster.errors import GateError, UserError
-from cluster.registry import ModelVersion
+from cluster.registry import PREVIOUS, ModelVersion
 from cluster.session import Session
 from cluster.store import Store
 from ladder.bundle import read_bundle
@@ -41,8 +41,19 @@ def deploy(experiment: Experiment, version: ModelVersion, workspace: Workspace, 
     made = deployment.deploy(
         cluster, served, version.version, on_word=lambda text: workspace.screen.word("deploy", text)
     )
-    workspace.registry.set_alias(version.name, "stable", version.version)
+    workspace.registry.set_stable(version.name, version.version)
     return made.url
+
+
+def rollback(experiment: Experiment, workspace: Workspace, cluster: Session) -> tuple[ModelVersion, str]:
+    """Serve the version before the stable one again, which stays the way back; returns it and the endpoint's URL.
+
+    Raises:
+        NotFoundError: there was none before.
+        GateError: as `deploy`.
+    """
+    version = workspace.registry.version(experiment.name, PREVIOUS)
+    return version, deploy(experiment, version, workspace, cluster)
 
 
 def predict(experiment: Experiment, body: Path, cluster: Session) -> dict[str, Any]:

@@ -57,6 +57,20 @@ def test_a_version_is_found_by_number_and_alias(registry: Registry) -> None:
     assert registry.versions("cats")[1].aliases == ("stable",)
 
 
+def test_the_stable_version_keeps_its_predecessor(registry: Registry) -> None:
+    for bundle in ("bundle-e", "bundle-f"):
+        registry.register("bats", bundle, None, {})
+
+    registry.set_stable("bats", 1)
+    assert "previous" not in registry.versions("bats")[1].aliases
+    registry.set_stable("bats", 2)
+    registry.set_stable("bats", 2)
+
+    assert [(one.version, one.aliases) for one in registry.versions("bats")] == [(2, ("stable",)), (1, ("previous",))]
+    registry.set_stable("bats", 1)
+    assert [(one.version, one.aliases) for one in registry.versions("bats")] == [(2, ("previous",)), (1, ("stable",))]
+
+
 @pytest.mark.parametrize(
     ("model", "reference", "words"),
     [

@@ -70,6 +70,9 @@ def test_from_a_file_to_an_answer_and_again_with_nothing_left_to_do(
     assert "confusion" in trimtab("models", "digits", "--version", "stable", env=env).stdout.lower()
     shown = json.loads(trimtab("models", "digits", "--version", "stable", "--json", env=env).stdout)
     assert shown["variants"] == [rung["variant"] for rung in shown["ladder"]["rungs"]]
+    back = trimtab("rollback", "experiments/digits.yaml", env=env)
+    assert (back.returncode, "Traceback" in back.stderr) == (4, False)
+    assert "no version or alias previous" in back.stderr
 
 
 def test_inline_gives_the_same_dataset_and_an_unmet_objective_is_not_deployed(
