@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from cluster import served
 from cluster.config import Experiment
 from cluster.errors import NotFoundError
@@ -37,9 +35,7 @@ def look(experiment: Experiment, workspace: Workspace, window: int) -> dict[str,
     known = drift.Reference(reference.unpack(bundle.read("reference")), has_classes=has_classes)
     verdicts: list[drift.Verdict] = []
     for start in range(0, len(rows) - window + 1, window):
-        part = rows[start : start + window]
-        outputs = np.array([row["outputs"] for row in part], np.float32)
-        findings = known.judge(outputs, [row["variant"] for row in part])
+        findings = known.judge(*drift.columns(rows[start : start + window]))
         if findings:
             verdicts.append(drift.follow(verdicts[-1] if verdicts else None, findings))
     return _said(experiment, version.version, window, verdicts)

@@ -10,7 +10,7 @@ import fcntl
 import logging
 import time
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import IO, Any
 
 from cluster import session
@@ -21,6 +21,7 @@ from cluster.store import Store
 from serve.adapt.actuator import Actuator
 from serve.adapt.loop import Loop
 from serve.adapt.mailbox import place
+from serve.adapt.sentinel import LOOK_EVERY_S, Sentinel
 
 RETRY_S = 1.0
 
@@ -55,10 +56,23 @@ class Actor:
             self._loop = Loop(folder, actuator, Meter(self._name))
             _alone(lock, folder, log)
             actuator.start()
+            ended = Event()
+            Thread(target=self._watch, args=(actuator, self._loop, ended, log), name="sentinel", daemon=True).start()
             try:
                 self._loop.run()
             finally:
+                ended.set()
                 actuator.close()
+
+    def _watch(self, actuator: Actuator, loop: Loop, ended: Event, log: logging.Logger) -> None:
+        sentinel = Sentinel(self._store, self._name)
+        while not ended.wait(LOOK_EVERY_S):
+            actual = actuator.actual
+            try:
+                for words in sentinel.look(actual.bundle, actual.version) if actual else ():
+                    loop.say(words)
+            except Exception as error:  # adaptation goes on without it
+                log.warning("the sample of answers could not be looked at: %s", error)
 
 
 def _cluster(dashboard: str) -> Session:

@@ -30,6 +30,8 @@ class Actual:
     target: int
     running: frozenset[str]
     experiment: Experiment
+    bundle: str = ""
+    version: int = 0
 
 
 class Actuator:
@@ -104,7 +106,9 @@ class Actuator:
         if seen is None:
             return
         running = frozenset(replica["replica_id"] for replica in seen["replicas"] if replica["state"] == "RUNNING")
-        self.actual = Actual(int(seen["target_num_replicas"]), running, self._read(configured["user_config"]))
+        told = configured["user_config"]
+        bundle, version = str(told["bundle"]), int(told["version"])
+        self.actual = Actual(int(seen["target_num_replicas"]), running, self._read(told), bundle, version)
 
     def _read(self, user_config: Mapping[str, Any]) -> Experiment:
         """The experiment that made the version, served and adapted as was last said."""

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -93,6 +94,11 @@ def follow(before: Verdict | None, findings: tuple[Finding, ...]) -> Verdict:
     now = {finding.test for finding in findings if finding.alarms}
     then = {finding.test for finding in before.findings if finding.alarms} if before else set()
     return Verdict(findings, tuple(sorted(now & then)))
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[str]]:
+    """Outputs float32 [n, width] and rungs of rows of the sample (`cluster.served`)."""
+    return np.array([row["outputs"] for row in rows], np.float32), [row["variant"] for row in rows]
 
 
 def _columns(window: np.ndarray, pool: np.ndarray) -> Finding:

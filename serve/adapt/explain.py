@@ -15,7 +15,7 @@ from serve.adapt.capacity import allowed, rows_per_s
 from serve.adapt.journal import STATE, Entry
 from serve.adapt.policy import CAUTION, GROW_ABOVE
 from serve.adapt.proposals import REPLICAS, Outcome, Verdict
-from serve.adapt.replay import COMMAND, TICK, Mind, recover
+from serve.adapt.replay import COMMAND, NOTE, TICK, Mind, recover
 from serve.adapt.signals import RungSeen, Snapshot
 
 REFUSED_BECAUSE = {
@@ -35,7 +35,7 @@ class Explanation:
     rung: str
     replicas: str
     refused: str
-    decisions: tuple[str, ...]  # the last ones, newest first
+    decisions: tuple[str, ...]  # and what else is worth saying, newest first
 
     def lines(self) -> list[str]:
         last = [f"  {line}" for line in self.decisions] or ["  none yet"]
@@ -61,12 +61,15 @@ def explain(entries: Sequence[Entry], *, mind: Mind | None = None, num_decisions
         Snapshot.from_json(ticks[-1]["snapshot"]),
     )
     verdicts = _verdicts(entries)
+    lines = [(at, _decision(at, verdict, entries)) for at, verdict in verdicts[:num_decisions]]
+    lines += [(entry["at"], f"{_clock(entry['at'])} {entry['words']}") for entry in entries if entry["kind"] == NOTE]
+    lines.sort(key=lambda line: -line[0])
     return Explanation(
         _target(snapshot, mind),
         _rung(snapshot, mind),
         _replicas(snapshot, mind, verdicts),
         _refused(ticks),
-        tuple(_decision(at, verdict, entries) for at, verdict in verdicts[:num_decisions]),
+        tuple(words for _, words in lines[:num_decisions]),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -28,6 +29,7 @@ from serve.adapt.replay import Mind
 from serve.adapt.signals import Sample, Snapshot, carried, observe
 
 LEAST_TIMEOUT_S = 0.25  # of a poll; a busy machine needs more than a tick now and then
+MOST_SAID = 100  # sentences that wait for a tick
 APPLY_S = 0.5  # who needs longer is seen at the next ticks to hold it, or told again
 _log = logging.getLogger(__name__)
 
@@ -57,10 +59,15 @@ class Loop:
         self._scaling: tuple[int, Future[None]] | None = None
         self._experiment: Experiment | None = None
         self._why = "start"  # of the next `state` entry
+        self._said: deque[str] = deque(maxlen=MOST_SAID)
 
     @property
     def envelope(self) -> dict[str, Any] | None:
         return dict(self._mind.envelope) if self._mind is not None and self._mind.envelope else None
+
+    def say(self, words: str) -> None:
+        """Put a sentence into the record at the next tick; from any thread."""
+        self._said.append(words)
 
     def run(self) -> None:
         while True:
@@ -91,6 +98,8 @@ class Loop:
         done, mind = replay.ticked(before, snapshot, now)
         self._write(replay.tick_entry(snapshot, done, now))
         self._mind = mind
+        while self._said:
+            self._write(replay.note_entry(self._said.popleft(), now))
         self._carry_out(done.verdicts, before, now)
         self._catch_up(snapshot, now)
         self._meter.saw(snapshot, self._mind, done.verdicts)

@@ -1,0 +1,80 @@
+"""Looks at the sample of what an endpoint answers, as it grows, and says when it begins to drift and when that ends.
+
+Beside the actor's loop, because it reads files and takes its time. Knows the store; the tests stand in
+`serve.adapt.drift`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster import served
+from cluster.store import Store
+from ladder import reference
+from ladder.bundle import read_bundle
+from serve.adapt import drift
+from serve.adapt.drift import Reference, Verdict
+from tasks.task import load_task
+
+LOOK_EVERY_S = 15.0
+OVERLAP_NS = 10 * 10**9  # replicas write their rows down some seconds later, each at its own time
+
+
+class Sentinel:
+    """Of one endpoint; call it from one thread."""
+
+    def __init__(self, store: Store, name: str, window: int = drift.WINDOW) -> None:
+        self._store, self._ledger, self._window = store, served.ledger(store, name), window
+        self._of: tuple[str, int] | None = None  # bundle and version
+        self._known: Reference | None = None
+        self._newest_ns = 0  # of the rows seen so far
+        self._seen: dict[str, int] = {}  # ids of the rows within OVERLAP_NS of it, and their times
+        self._waiting: list[dict[str, Any]] = []
+        self._verdict: Verdict | None = None
+
+    def look(self, bundle: str, version: int) -> list[str]:
+        """Sentences about what has changed since the last look. Raises TrimtabError when the store cannot be read."""
+        if self._of != (bundle, version):
+            self._begin(bundle, version)
+        if self._known is None:
+            return []
+        words: list[str] = []
+        self._waiting += self._fresh(version)
+        while len(self._waiting) >= self._window:
+            part, self._waiting = self._waiting[: self._window], self._waiting[self._window :]
+            findings = self._known.judge(*drift.columns(part))
+            if not findings:
+                continue
+            before, self._verdict = self._verdict, drift.follow(self._verdict, findings)
+            words += _said(before, self._verdict, version)
+        return words
+
+    def _begin(self, bundle: str, version: int) -> None:
+        found = read_bundle(self._store, bundle)
+        self._of, self._waiting, self._verdict, self._known = (bundle, version), [], None, None
+        if "reference" in found.files:  # a bundle of an earlier Trimtab has none
+            has_classes = load_task(found.experiment, found.file).targets == "label"
+            self._known = Reference(reference.unpack(found.read("reference")), has_classes=has_classes)
+
+    def _fresh(self, version: int) -> list[dict[str, Any]]:
+        """Rows that were not there at the last look, oldest first."""
+        since_ns = self._newest_ns - OVERLAP_NS
+        rows = [row for row in self._ledger.read(max(since_ns, 0)).to_pylist() if row["at_ns"] >= since_ns]
+        rows = sorted((row for row in rows if row["id"] not in self._seen), key=lambda row: int(row["at_ns"]))
+        if rows:
+            self._newest_ns = max(self._newest_ns, rows[-1]["at_ns"])
+            seen = self._seen | {row["id"]: row["at_ns"] for row in rows}
+            self._seen = {name: at for name, at in seen.items() if at >= self._newest_ns - OVERLAP_NS}
+        return [row for row in rows if row["version"] == version and row["outputs"] is not None]
+
+
+def _said(before: Verdict | None, now: Verdict, version: int) -> list[str]:
+    if now.drift and not (before and before.drift):
+        tests = "; ".join(f"{f.test} (p {f.p:.1g})" for f in now.findings if f.test in now.drift)
+        return [
+            f"the answers of version {version} drift, severity {now.severity:.1f}, found by {tests}: "
+            "see what their labels say with trimtab feedback"
+        ]
+    if before and before.drift and not now.drift:
+        return [f"the answers of version {version} drift no more"]
+    return []
