@@ -173,22 +173,36 @@ class Train(Section):
     """Processes of the distributed data-parallel group; the global batch is shared among them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU per worker when the cluster has that many, else CPUs."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` takes bf16 autocast where the device multiplies bf16 natively."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` takes bf16 autocast where the device multiplies bf16 natively; `fp16` is for GPUs without bf16."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     rows: Literal["train", "train_and_validation"] = "train"
     """`train_and_validation` also learns from the validation rows, which then choose nothing: every epoch is done."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
-    """Rows per optimiser step, over all workers."""
+    """Rows per optimiser step, over all workers: how many there are changes nothing about a step."""
+    accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Parts in which each worker computes its share of a batch: less memory, the same step."""
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    """How the learning rate goes after its warm-up: `one_cycle` and `cosine` fall to nothing, `constant` stays."""
+    warmup: Share | None = None
+    """Share of all steps in which the learning rate rises; by default 0.25 of `one_cycle`, 0.05 of the others."""
     learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 0.01
-    """Peak of the one-cycle schedule (AdamW)."""
+    """Peak of the schedule (AdamW)."""
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """A longer gradient is shortened to this Euclidean norm."""
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Validate and keep an exponential moving average of the weights with this decay, for example 0.999."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: a label's rows count the more in the loss the fewer there are."""
     augment: Literal["none", "shift", "shift_flip"] = "none"
     """Random shift by a tenth of the side; `shift_flip` also mirrors left to right."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     max_failures: Annotated[int, Field(ge=0, le=1000)] = 3
     """Worker-group deaths survived, each resumed from the last checkpoint."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
+    checkpoint_every: Duration = 300.0
+    """A checkpoint inside an epoch that takes longer than this; each epoch ends with one anyway."""
     collective_timeout: Duration = 600.0
     """A worker that waits longer than this for the others fails instead of hanging."""
 
@@ -196,6 +210,18 @@ class Train(Section):
     def _nothing_stops_early_on_rows_it_learns_from(self) -> Self:
         if self.rows == "train_and_validation" and self.early_stopping is not None:
             raise ValueError("rows train_and_validation leaves nothing to stop by; set early_stopping: null")
+        return self
+
+    @model_validator(mode="after")
+    def _dials_agree(self) -> Self:
+        if self.precision == "fp16" and self.device == "cpu":
+            raise ValueError("precision fp16 needs a GPU and device is cpu; use bf16, or auto")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into accumulate {self.accumulate} parts; lower accumulate"
+            )
+        if self.checkpoint_every < 1.0:
+            raise ValueError(f"checkpoint_every {self.checkpoint_every}s leaves no time to train; give it 1s or more")
         return self
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from cluster.config import Experiment
 from cluster.errors import ConfigError
 
 ENVIRONMENT = "TRIMTAB_EXPERIMENT"  # a job gets its experiment as JSON in this variable: no file to ship
+ASKED_AT = "TRIMTAB_ASKED_AT"  # seconds since 1970 when somebody asked for the step that a job does
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:

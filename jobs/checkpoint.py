@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from cluster.store import Store
 if TYPE_CHECKING:
     import torch
 
-STATE = "state.pt"
+STATE, INLINE = "state.pt", "inline.pt"
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's
 
 
@@ -84,6 +85,29 @@ def load(folder: Path) -> tuple[dict[str, Any], Course]:
 
     parts = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     return parts, Course(**parts.pop("course"))
+
+
+def keep(store: Store, key: str, parts: dict[str, Any], course: Course) -> None:
+    """As `save`, whole and over the one before, for a training that Ray Train does not drive."""
+    with tempfile.TemporaryDirectory() as made:
+        save(Path(made), parts, course)
+        system, path = _folder(store, key)
+        system.create_dir(path)
+        with system.open_output_stream(f"{path}/{INLINE}.part") as stream:
+            stream.write((Path(made) / STATE).read_bytes())
+        system.move(f"{path}/{INLINE}.part", f"{path}/{INLINE}")
+
+
+def kept(store: Store, key: str) -> tuple[dict[str, Any], Course] | None:
+    """What `keep` wrote last, if anything."""
+    system, path = _folder(store, key)
+    with tempfile.TemporaryDirectory() as made:
+        try:
+            with system.open_input_stream(f"{path}/{INLINE}") as stream:
+                (Path(made) / STATE).write_bytes(stream.read())
+        except FileNotFoundError:
+            return None
+        return load(Path(made))
 
 
 def storage_path(store: Store) -> str:

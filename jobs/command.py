@@ -7,6 +7,7 @@ whoever follows, and turns errors into exit codes. Knows nothing of what a step 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import traceback
@@ -34,6 +35,8 @@ class Context:
     store: Store
     progress: progress.Progress
     keys: Keys  # of the results this step makes or reads
+    inline: bool = False  # in the process of whoever asked, who would rather not wait for others to start
+    asked_at: float | None = None  # seconds since 1970
 
     @cached_property
     def registry(self) -> Registry:
@@ -46,13 +49,15 @@ Step = Callable[[Context], dict[str, Any]]
 def main(step: str, body: Step, argv: Sequence[str] | None = None, module: str = "") -> int:
     """Run one step as a process; returns its exit code. `module` is what runs it, by default `jobs.<step>`."""
     arguments = _arguments(step, argv, module or f"jobs.{step}")
-    started = time.monotonic()
+    started, started_at = time.monotonic(), time.time()
     try:
         experiment = experiments.load(arguments.experiment, arguments.set)
         found = Keys.given(arguments.keys) if arguments.keys else keys.of(experiment)
         session.connect()
         store = Store.open(arguments.store or default_store())
-        figures = body(Context(experiment, store, progress.Progress(step), found))
+        asked_at = float(os.environ.get(experiments.ASKED_AT) or started_at)
+        context = Context(experiment, store, progress.Progress(step), found, arguments.inline, asked_at)
+        figures = body(context)
     except TrimtabError as error:
         progress.error(error)
         return error.exit_code
@@ -73,4 +78,5 @@ def _arguments(step: str, argv: Sequence[str] | None, module: str) -> argparse.N
     parser.add_argument("--store", help="folder or URI (TRIMTAB_STORE)")
     what = "keys of dataset, run, bundle and search, if any, when they were planned elsewhere"
     parser.add_argument("--keys", nargs="+", metavar="KEY", help=what)
+    parser.add_argument("--inline", action="store_true", help="train in this process where one worker is enough")
     return parser.parse_args(argv if argv is not None else sys.argv[1:])

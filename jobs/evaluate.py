@@ -17,7 +17,7 @@ from cluster.config import Experiment
 from cluster.errors import DataError
 from cluster.experiment import parse
 from cluster.store import Store
-from jobs import model_card, rungs
+from jobs import learning_curve, model_card, rungs
 from ladder import reference
 from ladder.bundle import KEPT, read_bundle, write_bundle
 from ladder.profile import batched
@@ -120,6 +120,7 @@ def _write(
     if sample := _sample(task, rows, truth, outputs, dataset.encoding):
         files["sample"], metrics["sample_label"] = sample
     files["ladder"] = ("ladder.png", model_card.ladder_picture(table))
+    files["learning"] = ("learning.png", learning_curve.picture(history, trained["best_epoch"]))
     card = model_card.text(experiment, dataset, trained, metrics, table)
     files["card"] = ("card.md", card.encode())
     write_bundle(

@@ -1,7 +1,7 @@
 """Where a rank's training and validation rows come from: memory, or Ray Data when they do not fit.
 
-Both hand out batches of equal size and equally many of them on every rank, in an order that (seed, epoch) alone
-decide. Knows datasets and ranks, not networks.
+Both hand out equally many batches on every rank. In memory, (seed, epoch) alone decide which rows the global batch k of
+an epoch has, on however many ranks; streamed, only as far as Ray Data keeps its order. Knows datasets, not networks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import ray.train
 import torch
 
 from cluster.config import Experiment
-from cluster.errors import TrimtabError
+from cluster.errors import ConfigError, TrimtabError
+from jobs.ranks import Ranks
 from tasks.dataset import Dataset
 
 VALIDATION_ROWS = 512  # per forward pass
@@ -25,34 +26,37 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # rows [n, *shape] in the encoding's 
 
 
 class Feed(Protocol):
-    """Where a rank's batches come from; every rank gets `num_steps` of equal size per epoch."""
+    """Where a rank's batches come from: its share of each of the `num_steps` global batches of an epoch."""
 
     num_steps: int
+    batch_rows: int  # of a global batch
 
-    def __init__(self, dataset: Dataset, experiment: Experiment, rank: int, world: int) -> None: ...
+    def __init__(self, dataset: Dataset, experiment: Experiment, ranks: Ranks) -> None: ...
 
-    def batches(self, epoch: int) -> Iterator[Batch]: ...
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's share of the global batches of an epoch, from number `start` on."""
 
     def validation(self) -> Iterator[Batch]: ...
 
 
 class InMemory:
-    """All rows on every rank, read once; each takes its part of a permutation seeded by (seed, epoch)."""
+    """All rows on every rank, read once; each takes every `world`-th of a global batch. Shares may differ by a row."""
 
-    def __init__(self, dataset: Dataset, experiment: Experiment, rank: int, world: int) -> None:
-        self._rank, self._world, self._seed = rank, world, experiment.seed
+    def __init__(self, dataset: Dataset, experiment: Experiment, ranks: Ranks) -> None:
+        self._ranks, self._seed = ranks, experiment.seed
         self._rows, self._targets = map(torch.from_numpy, dataset.load("train"))
         rows, targets = dataset.load("validation")
-        self._validation = torch.from_numpy(rows[rank::world].copy()), torch.from_numpy(targets[rank::world].copy())
-        self._size = _rows_per_rank(experiment, len(self._rows), world)
-        self.num_steps = len(self._rows) // (self._size * world)
+        mine = slice(ranks.rank, None, ranks.world)
+        self._validation = torch.from_numpy(rows[mine].copy()), torch.from_numpy(targets[mine].copy())
+        self.batch_rows = min(experiment.train.batch_size, len(self._rows))
+        self.num_steps = len(self._rows) // self.batch_rows
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
         order = torch.randperm(len(self._rows), generator=generator)
-        together = self._size * self._world
-        for start in range(0, self.num_steps * together, together):
-            mine = order[start : start + together][self._rank :: self._world]
+        for step in range(start, self.num_steps):
+            batch = order[step * self.batch_rows : (step + 1) * self.batch_rows]
+            mine = batch[self._ranks.rank :: self._ranks.world]
             yield self._rows[mine], self._targets[mine]
 
     def validation(self) -> Iterator[Batch]:
@@ -62,19 +66,24 @@ class InMemory:
 
 
 class Streamed:
-    """Rows through Ray Data, mixed in a buffer whose seed is (seed, epoch): for data larger than memory."""
+    """Rows through Ray Data, mixed in a buffer whose seed is (seed, epoch): for data larger than memory.
 
-    def __init__(self, dataset: Dataset, experiment: Experiment, rank: int, world: int) -> None:
-        self._dataset, self._seed, self._rank, self._world = dataset, experiment.seed, rank, world
+    Which rank gets which rows is Ray Data's choice. An epoch that goes on in the middle reads its rows again and leaves
+    out as many batches as were done, which need not be the same ones.
+    """
+
+    def __init__(self, dataset: Dataset, experiment: Experiment, ranks: Ranks) -> None:
+        self._dataset, self._seed, self._ranks = dataset, experiment.seed, ranks
         self._shard = ray.train.get_dataset_shard("train")
         self._target = torch.from_numpy(np.empty(0, dataset.target_dtype)).dtype
         num_rows = dataset.num_rows("train")
-        self._size = _rows_per_rank(experiment, num_rows, world)
-        self.num_steps = num_rows // world // self._size  # Ray Data drops rows until all ranks have as many
+        self._size = max(1, min(experiment.train.batch_size, num_rows) // ranks.world)
+        self.batch_rows = self._size * ranks.world
+        self.num_steps = num_rows // ranks.world // self._size  # Ray Data drops rows until all ranks have as many
         row_bytes = math.prod(dataset.encoding.shape) * np.dtype(dataset.encoding.dtype).itemsize
         self._buffer_rows = max(4 * self._size, SHUFFLE_BYTES // row_bytes)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         batches = self._shard.iter_torch_batches(
             batch_size=self._size,
             drop_last=True,
@@ -84,7 +93,8 @@ class Streamed:
         )
         num_steps = 0
         for num_steps, batch in enumerate(batches, start=1):
-            yield batch["x"], batch["y"].to(self._target)
+            if num_steps > start:
+                yield batch["x"], batch["y"].to(self._target)
             if num_steps == self.num_steps:
                 return
         raise TrimtabError(f"Ray Data gave {num_steps} batches of an epoch instead of {self.num_steps}")
@@ -93,7 +103,7 @@ class Streamed:
         """One shard in memory at a time, of which this rank takes every `world`-th row."""
         shape = self._dataset.encoding.shape
         for table in self._dataset.tables("validation"):
-            mine = table.take(np.arange(self._rank, table.num_rows, self._world)).combine_chunks()
+            mine = table.take(np.arange(self._ranks.rank, table.num_rows, self._ranks.world)).combine_chunks()
             rows = mine["x"].chunk(0).storage.flatten().to_numpy().reshape(-1, *shape)
             targets = mine["y"].to_numpy().astype(self._dataset.target_dtype)
             for start in range(0, len(rows), VALIDATION_ROWS):
@@ -101,6 +111,16 @@ class Streamed:
                 yield torch.from_numpy(rows[part].copy()), torch.from_numpy(targets[part])
 
 
-def _rows_per_rank(experiment: Experiment, num_rows: int, world: int) -> int:
-    """Rows of one rank's batch: the global batch shared evenly, less when there are not that many rows."""
-    return max(1, min(experiment.train.batch_size, num_rows) // world)
+def balanced_weights(dataset: Dataset) -> torch.Tensor:
+    """Weight of each label float32 [num_labels]: inverse to its training rows, 1 on average over them.
+
+    A label without rows has weight 1.
+
+    Raises ConfigError where targets are no labels.
+    """
+    num_labels = len(dataset.encoding.labels)
+    if num_labels == 0:
+        raise ConfigError("train.class_weights", "balanced", "weighs labels, and there are none", "use none")
+    counts = sum((np.bincount(table["y"].to_numpy(), minlength=num_labels) for table in dataset.tables("train")), 0)
+    even = np.sum(counts) / num_labels
+    return torch.from_numpy((even / np.where(counts, counts, even)).astype(np.float32))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cluster.registry import Registry
 
 POLL_S = 0.3
+COUNTERS = ("epoch", "attempt", "world_size")  # of an entry, which are no metrics
 
 
 class Board:
@@ -53,8 +54,8 @@ class RunLog:
     def write(self, entry: dict[str, Any]) -> None:
         if self._registry is None or self.run_id is None or entry["epoch"] in self._logged:
             return
-        names = ("train_loss", "validation_loss", "validation_accuracy", "seconds")
-        self._registry.log(self.run_id, {name: entry[name] for name in names}, entry["epoch"])
+        figures = {name: value for name, value in entry.items() if name not in COUNTERS}
+        self._registry.log(self.run_id, figures, entry["epoch"])
         self._logged.add(entry["epoch"])
 
 
@@ -75,6 +76,13 @@ class Follower:
         finally:
             over.set()
             thread.join()
+
+    def hear(self, done: float, figures: dict[str, Any], finished: bool) -> None:
+        """As the board is told, where the training runs in this process."""
+        if finished:
+            with contextlib.suppress(Exception):  # as in `_follow`
+                self.log.write(figures)
+        self._say(done, figures)
 
     def finish(self, course: Course) -> None:
         """Say the last word, and log the epochs that did not get through before."""
@@ -103,6 +111,13 @@ class Follower:
         shown = {
             "loss": round(figures["train_loss"], 4),
             "accuracy": round(figures["validation_accuracy"], 4) if "validation_accuracy" in figures else None,
-            "rows_per_s": round(figures.get("rows_per_s") or figures["rows"] / max(figures["seconds"], 1e-9)),
+            "rows_per_s": round(figures["rows_per_s"]),
+            "straggler": _straggler(figures),
         }
         self._progress.update(done, self._num_epochs, **{k: v for k, v in shown.items() if v is not None})
+
+
+def _straggler(figures: dict[str, Any]) -> str | None:
+    if "straggler" not in figures:
+        return None
+    return f"worker {figures['straggler']} takes {figures['straggler_ratio']:.1f} times as long as the others"

@@ -28,11 +28,24 @@ PREPROCESS_CODE = (
     "jobs.source_rows",
     "jobs.source_tables",
 )
-TRAIN_CODE = ("jobs.train", "jobs.loop", "jobs.feed", "jobs.precision", "jobs.checkpoint")
+TRAIN_CODE = (
+    "jobs.train",
+    "jobs.loop",
+    "jobs.alone",
+    "jobs.feed",
+    "jobs.optimise",
+    "jobs.average",
+    "jobs.schedule",
+    "jobs.precision",
+    "jobs.ranks",
+    "jobs.pace",
+    "jobs.checkpoint",
+)
 SEARCH_CODE = ("tune.search", "tune.space", "tune.study", "tune.trial", "tune.refit")
 EVALUATE_CODE = (
     "jobs.evaluate",
     "jobs.model_card",
+    "jobs.learning_curve",
     "jobs.rungs",
     "jobs.distil",
     "jobs.precision",

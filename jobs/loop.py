@@ -1,17 +1,19 @@
 """The training loop, as every worker runs it: read, step, validate, report, until the course is over.
 
-Ray Train calls `loop` on each rank and calls it again from the top after a death, so everything that must
-survive is in the checkpoint, and the order of rows depends on (seed, epoch) alone. Knows no source of data but
-a published dataset, and nothing of what becomes of the weights.
+Ray Train calls `loop` on each rank and calls it again from the top after a death, so everything that must survive is
+in the checkpoint. What a step sees and draws depends on (seed, epoch, step) and its rank alone. Knows no source of data
+but a published dataset, and nothing of what becomes of the weights.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,20 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import get_device, prepare_model
-from torch import distributed
 
 from cluster.config import Experiment
+from cluster.errors import ConfigError
 from cluster.store import Store
 from jobs import checkpoint
+from jobs.average import Average
 from jobs.checkpoint import Course
-from jobs.feed import Feed, InMemory, Streamed
-from jobs.precision import uses_bf16
+from jobs.feed import Feed, InMemory, Streamed, balanced_weights
+from jobs.optimise import Fault, Optimiser, Share
+from jobs.pace import Leg, Position, straggler
+from jobs.ranks import Ranks
+from jobs.schedule import rates
 from tasks.dataset import Dataset, read_dataset
 from tasks.task import load_task, trimmed
-
-PULSE_STEPS = 50  # steps between two looks at the loss that all ranks take together
-SAY_EVERY_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Work:
     dataset: str
     stream: bool  # rows come through Ray Data because they do not fit in memory
     board: Any  # handle of the actor that shows the driver how far rank 0 is
+    asked_at: float | None = None  # seconds since 1970 when somebody asked for this training
 
 
 def loop(config: dict[str, Work]) -> dict[str, str]:
@@ -66,88 +70,88 @@ def run_epochs(trainer: Trainer) -> str:
 
 
 class Trainer:
-    """Network, optimiser, schedule and course of one rank, which change together."""
+    """Network, optimiser and course of one rank, which change together."""
 
     def __init__(self, work: Work) -> None:
         self.work, self.recipe, self.epochs = work, work.experiment.train, work.experiment.train.epochs
-        self.rank, self.world, self.device = self._place()
+        self.ranks = self._place()
+        self.device = self.ranks.device
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # the ranks are the parallelism; more threads would fight over the cores
+            if self.recipe.precision == "fp16":
+                raise ConfigError("train.precision", "fp16", "needs a GPU, and there is none", "use bf16 or auto")
         dataset = self._dataset()
         if self.recipe.rows == "train_and_validation":
             dataset = dataset.learning_from_validation()
         self.task = load_task(work.experiment, dataset.file)
-        self.bf16 = uses_bf16(self.recipe.precision, self.device)
-        self.feed: Feed = (Streamed if work.stream else InMemory)(dataset, work.experiment, self.rank, self.world)
+        if self.recipe.class_weights == "balanced":
+            self.task.class_weights = balanced_weights(dataset).to(self.device)
+        self.feed: Feed = (Streamed if work.stream else InMemory)(dataset, work.experiment, self.ranks)
 
         torch.manual_seed(work.experiment.seed)
-        self.model = self._wrapped(self.task.network(dataset.encoding))
-        self.network: torch.nn.Module = getattr(self.model, "module", self.model)  # without DDP's wrapper
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self.recipe.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=self.recipe.weight_decay,
-            fused=True,
-        )
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=self.recipe.learning_rate,
-            total_steps=self.feed.num_steps * self.epochs + 1,  # one more than is taken: a schedule needs two
-            pct_start=0.25,
-        )
-        self.course = Course()
+        model = self._wrapped(self.task.network(dataset.encoding))
+        self.network: torch.nn.Module = getattr(model, "module", model)  # without DDP's wrapper
+        self.optimiser = Optimiser(model, self.recipe, self.device, self.task.loss, self.ranks.agree)
+        self.average = Average(self.network, self.recipe.ema) if self.recipe.ema is not None else None
+        self.course, self.position = Course(), Position()
+        self.first_step_at = 0.0  # seconds since 1970
+        self._generator = torch.Generator()
         self._resume()
+
+    @property
+    def kept(self) -> torch.nn.Module:
+        """The network that is validated and whose weights are kept."""
+        return self.network if self.average is None else self.average.network
 
     def run_epoch(self, epoch: int) -> str:
         """Train, validate, report; returns what went wrong."""
-        entry = {**self.train(epoch), **self.validate()}
-        if not math.isfinite(entry["train_loss"] + entry["validation_loss"]):
-            rate = self.recipe.learning_rate
-            return f"the loss is not finite in epoch {epoch + 1}; lower train.learning_rate (now {rate})"
+        leg = Leg(epoch, self.position, self.ranks)
+        if fault := self.train(leg):
+            what = f"the {fault.what} is not finite in epoch {epoch + 1} at step {fault.step + 1}"
+            return self._words(what, is_first=epoch == fault.step == 0)
+        entry = {**self._account(leg), **self.validate()}
+        if not math.isfinite(entry["validation_loss"]):
+            return self._words(f"the validation loss is not finite in epoch {epoch + 1}", is_first=False)
         self.finish(entry)
         return ""
 
-    def train(self, epoch: int) -> dict[str, Any]:
-        """One epoch; the loss and the counts are those of all ranks together."""
-        seed = (self.work.experiment.seed * 1_000_003 + epoch) * 1_009 + self.rank
-        torch.manual_seed(seed)  # dropout; a resumed epoch draws what it would have drawn
-        generator = torch.Generator().manual_seed(seed)
-        self.model.train()
-        pulse = Pulse(self, epoch)
-        total = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss x rows, rows
-        for step, (rows, targets) in enumerate(self.feed.batches(epoch), start=1):
-            rows = self.task.augment(self._on_device(rows), generator)
-            total += self._step(rows, targets.to(self.device, non_blocking=True))
-            if step % PULSE_STEPS == 0 and not pulse.beat(step, total):
-                break
-        loss, num_rows = self._over_ranks(total)
-        return {**pulse.figures(), "train_loss": loss / max(num_rows, 1), "rows": round(num_rows)}
+    def train(self, leg: Leg) -> Fault | None:
+        """An epoch, or the rest of it. All ranks stop in the same step when something is not finite."""
+        self.network.train()
+        for rows, targets in self.feed.batches(leg.epoch, leg.step):
+            loss = self._learn(rows, targets, leg)
+            if fault := self._step(loss, leg):
+                return fault
+            leg.count(loss, len(rows))
+            if leg.pulse.is_due(leg.step):
+                self._look_up(leg)
+        return self.optimiser.settle()
 
     def validate(self) -> dict[str, float]:
         """The task's own loss and the accuracy over the whole validation split in fp32; each rank does a share."""
         self._average_buffers()
-        self.network.eval()
+        self.kept.eval()
         total = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss x rows, how right, rows
         with torch.inference_mode():
             for rows, targets in self.feed.validation():
                 truth = targets.to(self.device)
-                logits = self.network(self._on_device(rows)).float()
+                logits = self.kept(self._on_device(rows)).float()
                 right = self.task.right(self.task.outputs(logits).cpu().numpy(), targets.numpy()).sum()
                 total += _sums(self.task.loss(logits, truth) * len(rows), right, len(rows))
-        loss_sum, right_sum, num_rows = self._over_ranks(total)
+        loss_sum, right_sum, num_rows = self.ranks.sums(total)
         return {"validation_loss": loss_sum / num_rows, "validation_accuracy": right_sum / num_rows}
 
     def finish(self, entry: dict[str, Any]) -> None:
         """Record the epoch and hand it to Ray Train, a barrier over the ranks; rank 0 brings the checkpoint."""
         keep_last = self.recipe.rows == "train_and_validation"
-        self.course.record(entry, self.network.state_dict(), self.recipe.early_stopping, keep_last)
+        self.course.record(entry, self.kept.state_dict(), self.recipe.early_stopping, keep_last)
+        self.position = Position()
         self.say(len(self.course.history), entry, finished=True)
-        self._report(entry)
+        self._report(entry, f"epoch-{entry['epoch']:05}")
 
     def say(self, done: float, figures: dict[str, Any], finished: bool = False) -> None:
         """Show the driver how far we are; nobody waits for it."""
-        if self.rank == 0 and self.work.board is not None:
+        if self.ranks.rank == 0 and self.work.board is not None:
             self.work.board.write.remote(done, figures, finished)
 
     def is_told_to_stop(self) -> bool:
@@ -155,31 +159,104 @@ class Trainer:
         board = self.work.board
         if board is None:
             return False
-        told = float(self.rank == 0 and ray.get(board.is_stopped.remote()))
-        return self._over_ranks(torch.tensor([told], dtype=torch.float64, device=self.device))[0] > 0
+        told = float(self.ranks.rank == 0 and ray.get(board.is_stopped.remote()))
+        return self.ranks.sums(torch.tensor([told], dtype=torch.float64, device=self.device))[0] > 0
 
     def parts(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the course."""
+        """What a checkpoint keeps beside the course; no state of random numbers, since each step seeds its own."""
+        average = {} if self.average is None else {"average": self.average.state_dict()}
         return {
             "model": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "position": asdict(self.position),
+            **average,
         }
 
     def go_on(self, parts: dict[str, Any], course: Course) -> None:
-        """Take over what `parts` gave, here or in another process."""
-        self.course = course
+        """Take over what `parts` gave, here or in another process, on as many workers or on others."""
+        self.course, self.position = course, Position(**parts["position"])
         self.course.attempt += 1
         self.network.load_state_dict(parts["model"])
-        self.optimizer.load_state_dict(parts["optimizer"])
-        self.scheduler.load_state_dict(parts["scheduler"])
+        self.optimiser.load_state_dict(parts["optimiser"])
+        if self.recipe.ema is not None:
+            self.average = Average(self.network, self.recipe.ema)
+            if "average" in parts:  # a trial may go on from one that had none
+                self.average.load_state_dict(parts["average"])
 
-    # Where Ray Train comes in; a trial of a search does without it (`tune.trial`).
+    def _learn(self, rows: torch.Tensor, targets: torch.Tensor, leg: Leg) -> torch.Tensor:
+        """The gradient of this rank's rows of a global batch; returns their loss x rows, float64 []."""
+        generator = self._seeded(leg.epoch, leg.step)
+        rows = self.task.augment(self._on_device(rows), generator)
+        targets = targets.to(self.device, non_blocking=True)
+        leg.watch.lap("data")
+        return self.optimiser.learn(rows, targets, Share(self.feed.batch_rows, self.ranks.world), leg.watch)
 
-    def _place(self) -> tuple[int, int, torch.device]:
-        """Rank, number of ranks, device."""
+    def _on_device(self, rows: torch.Tensor) -> torch.Tensor:
+        return (trimmed(rows) if self.task.trims else rows).to(self.device, non_blocking=True)
+
+    def _step(self, loss: torch.Tensor, leg: Leg) -> Fault | None:
+        num_steps = self.feed.num_steps
+        now = rates(self.recipe, leg.epoch * num_steps + leg.step, self.epochs * num_steps)
+        if fault := self.optimiser.step(leg.step, loss, now):
+            return fault
+        if self.average is not None:
+            self.average.update()
+        leg.watch.lap("optimiser")
+        return None
+
+    def _look_up(self, leg: Leg) -> None:
+        """All ranks together: say how far we are, and write a checkpoint where the last one is long ago."""
+        self.first_step_at = self.first_step_at or time.time()  # the first look is after the first step
+        clocks = (leg.watch.elapsed(), leg.unkept_s()) if self.ranks.rank == 0 else (0.0, 0.0)  # rank 0's count for all
+        loss, num_rows, elapsed, unkept = self.ranks.sums(torch.cat([leg.total, leg.total.new_tensor(clocks)]))
+        leg.watch.lap("sync")
+        leg.pulse.plan(leg.step, elapsed)
+        figures = {"epoch": leg.epoch, "train_loss": loss / num_rows, "rows_per_s": leg.speed(num_rows, elapsed)}
+        self.say(leg.epoch + leg.step / self.feed.num_steps, figures)
+        is_last = leg.step == self.feed.num_steps
+        if unkept >= self.recipe.checkpoint_every and not is_last and self.optimiser.settle() is None:
+            self._keep(leg, loss, num_rows)
+
+    def _keep(self, leg: Leg, loss_sum: float, num_rows: float) -> None:
+        """A checkpoint in the middle of an epoch. A collective."""
+        self._average_buffers()
+        self.position = leg.keep(loss_sum, num_rows, leg.spent(self.ranks.table(leg.mine())))
+        self._report({"epoch": leg.epoch, "step": leg.step}, f"epoch-{leg.epoch:05}-step-{leg.step:07}")
+        leg.watch.restart()
+
+    def _account(self, leg: Leg) -> dict[str, Any]:
+        """What an epoch's training came to, over all ranks."""
+        loss, num_rows = self.ranks.sums(leg.total)
+        table = self.ranks.table(leg.mine())
+        spent = leg.spent(table)
+        if self.device.type != "cpu":  # a GPU works on while the clock is read
+            spent = {name: spent[name] for name in ("seconds", "cpu_s", "data_s")}
+        asked_at = self.work.asked_at if leg.epoch == 0 and self.course.attempt == 1 else None
+        first = {} if asked_at is None else {"first_step_s": self.first_step_at - asked_at}
+        return {
+            "epoch": leg.epoch,
+            "train_loss": loss / max(num_rows, 1),
+            "rows": round(num_rows),
+            "rows_per_s": num_rows / max(spent["seconds"], 1e-9),
+            "world_size": self.ranks.world,
+            "attempt": self.course.attempt,
+            "peak_memory_bytes": round(max(row[-1] for row in table)),
+            **spent,
+            **first,
+            **(straggler(table) if self.device.type == "cpu" else {}),
+        }
+
+    def _words(self, what: str, *, is_first: bool) -> str:
+        if is_first:
+            return f"{what}, before anything was learned; look at the rows and at the task's loss"
+        clip = " or set train.clip_norm" if self.recipe.clip_norm is None else ""
+        return f"{what}; lower train.learning_rate (now {self.recipe.learning_rate}){clip}"
+
+    # Where Ray Train comes in; `jobs.alone` does without it.
+
+    def _place(self) -> Ranks:
         context = ray.train.get_context()
-        return context.get_world_rank(), context.get_world_size(), get_device()
+        return Ranks(context.get_world_rank(), context.get_world_size(), get_device())
 
     def _dataset(self) -> Dataset:
         return read_dataset(self.work.store, self.work.dataset)
@@ -190,12 +267,12 @@ class Trainer:
         wrapped: torch.nn.Module = prepare_model(network, parallel_strategy_kwargs=ddp)
         return wrapped
 
-    def _report(self, entry: dict[str, Any]) -> None:
-        if self.rank != 0:
+    def _report(self, entry: dict[str, Any], name: str) -> None:
+        if self.ranks.rank != 0:
             ray.train.report(entry)
             return
         # After a restart the same epoch comes again; writing over its old folder could leave a mixture.
-        name = f"epoch-{entry['epoch']:05}-{uuid.uuid4().hex[:8]}"
+        name = f"{name}-{uuid.uuid4().hex[:8]}"
         with tempfile.TemporaryDirectory() as folder:
             checkpoint.save(Path(folder), self.parts(), self.course)
             made = ray.train.Checkpoint.from_directory(folder)
@@ -207,62 +284,25 @@ class Trainer:
             with found.as_directory() as folder:
                 self.go_on(*checkpoint.load(Path(folder)))
 
-    def _on_device(self, rows: torch.Tensor) -> torch.Tensor:
-        return (trimmed(rows) if self.task.trims else rows).to(self.device, non_blocking=True)
+    # What each step draws, and what the ranks must agree on.
 
-    def _step(self, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(rows)
-        loss = self.task.loss(logits.float(), targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.scheduler.step()
-        return _sums(loss.detach() * len(rows), len(rows))
+    def _seeded(self, epoch: int, step: int) -> torch.Generator:
+        """Random numbers of one step, for dropout and for augmentation: no other step's depend on them."""
+        place = struct.pack("<4Q", self.work.experiment.seed, epoch, step, self.ranks.rank)
+        seed = int.from_bytes(hashlib.blake2b(place, digest_size=8).digest()) >> 1
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every kind of device, 80 times as long
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        return self._generator.manual_seed(seed)
 
     def _average_buffers(self) -> None:
         """Batch norm's running statistics differ by rank; their mean has seen all rows and is the same everywhere."""
-        if self.world == 1:
-            return
-        for buffer in self.network.buffers():
-            if buffer.is_floating_point():
-                distributed.all_reduce(buffer)
-                buffer /= self.world
-
-    def _over_ranks(self, sums: torch.Tensor) -> list[float]:
-        if self.world > 1:
-            distributed.all_reduce(sums)
-        values: list[float] = sums.tolist()
-        return values
+        self.ranks.average(self.network.buffers())
+        if self.average is not None:
+            self.ranks.average(self.average.network.buffers())
 
 
 def _sums(*values: torch.Tensor | float) -> torch.Tensor:
     """float64 [len(values)] on the device of the first value."""
     first = torch.as_tensor(values[0])
     return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=first.device) for value in values])
-
-
-class Pulse:
-    """Looks at the loss now and then: stops all ranks together when it is not finite, and says how far we are."""
-
-    def __init__(self, trainer: Trainer, epoch: int) -> None:
-        self._trainer, self._epoch = trainer, epoch
-        self._started, self._cpu_started = time.monotonic(), time.process_time()
-        self._said = -math.inf
-
-    def beat(self, step: int, total: torch.Tensor) -> bool:
-        """False when the loss of any rank is not finite. A collective: every rank calls it at the same steps."""
-        loss, num_rows = self._trainer._over_ranks(total.clone())
-        now = time.monotonic()
-        if now - self._said >= SAY_EVERY_S:
-            self._said = now
-            speed = num_rows / (now - self._started)
-            figures = {"epoch": self._epoch, "train_loss": loss / num_rows, "rows_per_s": speed}
-            self._trainer.say(self._epoch + step / self._trainer.feed.num_steps, figures)
-        return math.isfinite(loss)
-
-    def figures(self) -> dict[str, Any]:
-        seconds, cpu = time.monotonic() - self._started, time.process_time() - self._cpu_started
-        (cpu_s,) = self._trainer._over_ranks(torch.tensor([cpu], dtype=torch.float64, device=self._trainer.device))
-        world, attempt = self._trainer.world, self._trainer.course.attempt
-        return {"epoch": self._epoch, "seconds": seconds, "cpu_s": cpu_s, "world_size": world, "attempt": attempt}

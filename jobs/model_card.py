@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.config import Experiment
+from cluster.config import Experiment, Train
 from tasks.dataset import SPLITS, Dataset
 
 if TYPE_CHECKING:
@@ -116,14 +116,26 @@ def _recipe(experiment: Experiment, trained: dict[str, Any]) -> str:
         "## How it was made\n\n"
         f"Task `{experiment.task}`, network `{model.network}` (width {model.width:g}, "
         f"dropout {model.dropout}, label smoothing "
-        f"{model.label_smoothing}), AdamW with a one-cycle schedule: peak learning rate {recipe.learning_rate}, "
-        f"weight decay {recipe.weight_decay}, batch {recipe.batch_size}, augmentation `{recipe.augment}`, "
+        f"{model.label_smoothing}), AdamW with a {recipe.schedule.replace('_', '-')} schedule: peak learning rate "
+        f"{recipe.learning_rate}, weight decay {recipe.weight_decay}, batch {recipe.batch_size}, "
+        f"augmentation `{recipe.augment}`, {_beside(recipe)}"
         f"seed {experiment.seed}, {recipe.workers} worker{'s' if recipe.workers > 1 else ''}. "
         f"{trained['epochs']} of at most {recipe.epochs} epochs ({trained['over']}); the weights are those of epoch "
         f"{trained['best_epoch'] + 1}, the best on the validation split. "
-        f"{num_rows:,} rows in {seconds:.1f} s, {trained['cpu_s']:.1f} CPU-seconds on the workers."
-        + _origin(trained.get("origin") or {})
+        f"{num_rows:,} rows in {seconds:.1f} s, {trained['cpu_s']:.1f} CPU-seconds on the workers. "
+        "![Learning curve](learning.png)" + _origin(trained.get("origin") or {})
     )
+
+
+def _beside(recipe: Train) -> str:
+    """What not every training does."""
+    clip, ema = recipe.clip_norm, recipe.ema
+    said = [
+        f"gradients clipped to norm {clip:g}, " if clip is not None else "",
+        f"weights averaged with decay {ema:g}, " if ema is not None else "",
+        "labels weighed by their rarity, " if recipe.class_weights == "balanced" else "",
+    ]
+    return "".join(said)
 
 
 def _origin(origin: dict[str, Any]) -> str:

@@ -36,8 +36,8 @@ CPU_SHARE = 0.75  # of the cluster's, for the workers: serving replicas and Ray 
 
 def body(context: Context) -> dict[str, Any]:
     """The step as `jobs.command` runs it."""
-    key, registry = context.keys.run, context.registry
-    return run(context.experiment, context.store, context.keys.dataset, key, context.progress, registry)
+    given = context.experiment, context.store, context.keys.dataset, context.keys.run, context.progress
+    return run(*given, context.registry, inline=context.inline, asked_at=context.asked_at)
 
 
 def run(
@@ -49,11 +49,16 @@ def run(
     registry: Registry | None = None,
     max_memory_bytes: int | None = None,
     origin: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    inline: bool = False,
+    asked_at: float | None = None,
 ) -> dict[str, Any]:
     """Train and publish `runs/<key>`; returns its figures. Does nothing but that when it is published already.
 
     Larger datasets than `max_memory_bytes` (default: a quarter of the free memory) are streamed. `origin` says
-    where the settings come from (a search and its trial); the run's manifest and its tags keep it.
+    where the settings come from (a search and its trial); the run's manifest and its tags keep it. `inline` trains
+    in this process, without Ray Train, where one worker and rows in memory allow it. `asked_at` is when somebody
+    asked for the training, in seconds since 1970; the first step is told as seconds after it.
 
     Raises:
         ConfigError: more workers or GPUs asked for than the cluster has.
@@ -68,7 +73,10 @@ def run(
     checkpoint.discard_if_broken(store, key)
 
     def fit(follower: Follower) -> tuple[Course, str]:
-        return _fit(experiment, store, dataset, key, follower, max_memory_bytes)
+        fits = experiment.train.workers == 1 and not must_stream(dataset, 1, max_memory_bytes)
+        if inline and fits:
+            return _fit_here(experiment, store, dataset, key, follower, asked_at)
+        return _fit(experiment, store, dataset, key, follower, max_memory_bytes, asked_at)
 
     figures = _recorded(experiment, store, dataset, key, progress, registry, origin, fit)
     checkpoint.discard(store, key)
@@ -122,7 +130,13 @@ def _check_rows(experiment: Experiment, dataset: Dataset) -> None:
 
 
 def _fit(
-    experiment: Experiment, store: Store, dataset: Dataset, key: str, follower: Follower, max_bytes: int | None
+    experiment: Experiment,
+    store: Store,
+    dataset: Dataset,
+    key: str,
+    follower: Follower,
+    max_bytes: int | None,
+    asked_at: float | None = None,
 ) -> tuple[Course, str]:
     """Run Ray Train to its end; the course of the last checkpoint, and whether rows came by `memory` or `stream`."""
     import ray
@@ -132,7 +146,8 @@ def _fit(
     stream = must_stream(dataset, recipe.workers, max_bytes)
     board = ray.remote(num_cpus=0)(Board).remote()
     needed = resources(experiment, ray.cluster_resources())
-    trainer = ray_trainer(experiment, store, dataset, key, stream=stream, board=board, needed=needed)
+    more = {"stream": stream, "board": board, "needed": needed, "asked_at": asked_at}
+    trainer = ray_trainer(experiment, store, dataset, key, **more)
     try:
         with follower.watch(board):
             result = trainer.fit()
@@ -140,11 +155,32 @@ def _fit(
         raise _sentence(error, recipe.max_failures) from error
     finally:
         ray.kill(board)
-    if result.return_value["failure"]:
-        checkpoint.discard(store, key)  # going on from there would only fail again
-        raise TrimtabError(result.return_value["failure"])
+    if failure := result.return_value["failure"]:
+        raise _failed(failure, store, key, kept=result.checkpoint is not None)
     with result.checkpoint.as_directory() as folder:
         return checkpoint.load(Path(folder))[1], "stream" if stream else "memory"
+
+
+def _fit_here(
+    experiment: Experiment, store: Store, dataset: Dataset, key: str, follower: Follower, asked_at: float | None
+) -> tuple[Course, str]:
+    """The same in this process, as the only rank."""
+    from jobs import alone
+    from jobs.loop import Work
+
+    work = Work(experiment, store, dataset.key, stream=False, board=None, asked_at=asked_at)
+    course, failure = alone.train(work, key, follower)
+    if failure:
+        raise _failed(failure, store, key, kept=bool(course.history))
+    return course, "memory"
+
+
+def _failed(failure: str, store: Store, key: str, *, kept: bool) -> TrimtabError:
+    """The last good checkpoint stays; what was begun without one goes."""
+    if not kept:
+        checkpoint.discard(store, key)
+        return TrimtabError(failure)
+    return TrimtabError(f"{failure}; the last checkpoint before it stays in {checkpoint.storage_path(store)}/{key}")
 
 
 def ray_trainer(
@@ -157,6 +193,7 @@ def ray_trainer(
     board: Any,
     needed: dict[str, Any],
     callbacks: Sequence[Any] = (),
+    asked_at: float | None = None,
 ) -> Any:
     """Ray Train's trainer, not started; `needed` is what `resources` says, `callbacks` are told of each epoch.
 
@@ -172,7 +209,7 @@ def ray_trainer(
         dataset = dataset.learning_from_validation()
     return TorchTrainer(
         loop,
-        train_loop_config={"work": Work(experiment, store, dataset.key, stream, board)},
+        train_loop_config={"work": Work(experiment, store, dataset.key, stream, board, asked_at)},
         torch_config=TorchConfig(timeout_s=max(1, round(recipe.collective_timeout))),
         scaling_config=ScalingConfig(num_workers=recipe.workers, **needed),
         datasets={"train": _ray_dataset(store, dataset)} if stream else None,
@@ -254,6 +291,7 @@ def _publish(
                 "seconds": sum(entry["seconds"] for entry in course.history),
                 "cpu_s": sum(entry["cpu_s"] for entry in course.history),
                 "rows": sum(entry["rows"] for entry in course.history),
+                "first_step_s": course.history[0].get("first_step_s"),
                 **more,
                 "files": {
                     "weights": staging.write("weights.safetensors", weights),
@@ -271,6 +309,7 @@ def _figures(manifest: dict[str, Any]) -> dict[str, Any]:
         "validation_accuracy": round(metrics["validation_accuracy"], 4),
         "validation_loss": round(metrics["validation_loss"], 4),
         "rows_per_s": round(manifest["rows"] / max(manifest["seconds"], 1e-9)),
+        "first_step_s": None if (first := manifest["first_step_s"]) is None else round(first, 1),
         "stopped": manifest["over"],
     }
 

@@ -134,10 +134,7 @@ class Images(Task):
         return cnn.flip(shifted, generator) if self.experiment.train.augment == "shift_flip" else shifted
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        from torch.nn import functional
-
-        smoothing = self.experiment.model.label_smoothing
-        return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        return self.cross_entropy(logits.float(), targets)
 
     # Serving
 

@@ -98,10 +98,12 @@ class Task(abc.ABC):
 
     files: Files
     """What `gather` kept, in every step after preprocessing."""
+    class_weights: torch.Tensor | None
+    """float32 [num_labels] that the loss weighs rows by, where `train.class_weights` is `balanced`."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self.files = _no_files
+        self.files, self.class_weights = _no_files, None
 
     # Preprocessing
 
@@ -193,7 +195,21 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean loss of logits float32 [n, num_labels] against int64 [n], or of values [n, 1] against float32 [n]."""
+        """Mean loss of logits float32 [n, num_labels] against int64 [n], or of values [n, 1] against float32 [n].
+
+        `cross_entropy` is the usual one of labels.
+        """
+
+    def cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean over rows, with `model.label_smoothing` and `class_weights`.
+
+        Weights do not change what a row's loss is divided by, so that the mean over a batch is that over its parts.
+        """
+        from torch.nn import functional
+
+        smoothing, weights = self.experiment.model.label_smoothing, self.class_weights
+        losses = functional.cross_entropy(logits, targets, weights, reduction="none", label_smoothing=smoothing)
+        return losses.mean()
 
     # Serving
 

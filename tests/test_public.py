@@ -23,8 +23,9 @@ SECTIONS = {
     "data": ["source", "image", "split", "shards", "max_rejected"],
     "model": ["network", "width", "dropout", "label_smoothing"],
     "train": [
-        "workers", "device", "precision", "epochs", "rows", "batch_size", "learning_rate", "weight_decay",
-        "augment", "early_stopping", "max_failures", "keep_checkpoints", "collective_timeout",
+        "workers", "device", "precision", "epochs", "rows", "batch_size", "accumulate", "schedule", "warmup",
+        "learning_rate", "weight_decay", "clip_norm", "ema", "class_weights", "augment", "early_stopping",
+        "max_failures", "keep_checkpoints", "checkpoint_every", "collective_timeout",
     ],
     "tune": [
         "space", "algorithm", "early_stop", "metric", "latency", "trials", "minutes", "target", "parallel",
@@ -44,9 +45,9 @@ SECTIONS = {
     ],
 }  # fmt: skip
 TASK_METHODS = [
-    "agreement", "ambiguous", "answer", "augment", "clean", "decode", "example", "gather", "input_spec", "int8",
-    "labels", "larger", "loss", "media_types", "metrics", "network", "output_spec", "outputs", "partial_statistics",
-    "right", "row_shape", "sample", "statistics", "students", "takes", "targets", "trims",
+    "agreement", "ambiguous", "answer", "augment", "clean", "cross_entropy", "decode", "example", "gather",
+    "input_spec", "int8", "labels", "larger", "loss", "media_types", "metrics", "network", "output_spec", "outputs",
+    "partial_statistics", "right", "row_shape", "sample", "statistics", "students", "takes", "targets", "trims",
 ]  # fmt: skip
 
 

@@ -62,7 +62,10 @@ Cluster = Annotated[str, typer.Option("--cluster", envvar="TRIMTAB_CLUSTER", hel
 Address = Annotated[
     str | None, typer.Option("--address", envvar="TRIMTAB_ADDRESS", help="Dashboard URL of another Ray cluster.")
 ]
-Inline = Annotated[bool, typer.Option("--inline", help="Run in this process instead of as Ray Jobs.")]
+Inline = Annotated[
+    bool,
+    typer.Option("--inline", help="Run in this process instead of as Ray Jobs; one worker then needs no Ray Train."),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 Settings = Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Of the replicas, or replicas=N.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]

@@ -8,6 +8,7 @@ how a step works nor how things look on a screen.
 from __future__ import annotations
 
 import importlib
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -98,7 +99,8 @@ class Runner:
         command, job = importlib.import_module("jobs.command"), importlib.import_module(self._module(step))
         with progress.listening(self.listener):
             said = progress.Progress(step.step)
-            figures: dict[str, Any] = job.body(command.Context(self.experiment, self.store, said, self.keys))
+            context = command.Context(self.experiment, self.store, said, self.keys, True, time.time())
+            figures: dict[str, Any] = job.body(context)
         return figures
 
     def _job(self, step: Planned) -> dict[str, Any]:
@@ -106,7 +108,11 @@ class Runner:
             self.cluster,
             f"python -m {self._module(step)} - --keys {' '.join(self.keys.words())}",
             submission_id=f"{self.experiment.name}-{step.step}-{step.key[:8]}-{uuid.uuid4().hex[:4]}",
-            env={experiments.ENVIRONMENT: self.experiment.model_dump_json(), "TRIMTAB_STORE": self.store.uri},
+            env={
+                experiments.ENVIRONMENT: self.experiment.model_dump_json(),
+                "TRIMTAB_STORE": self.store.uri,
+                experiments.ASKED_AT: str(time.time()),
+            },
             metadata={"step": step.step, "key": step.key},
         )
         self.on_job(job)

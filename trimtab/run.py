@@ -62,10 +62,11 @@ def run(experiment: Experiment, workspace: Workspace, last: str, inline: bool) -
             continue
         runner = _runner(experiment, keys, workspace, inline)
         started = time.monotonic()
-        runner.run(step)
+        said = runner.run(step)
         outcome.seconds[step.step] = round(time.monotonic() - started, 1)
         workspace.screen.finished(step.step)
-        say(step.step, f"done in {outcome.seconds[step.step]} s")
+        first = f", its first step after {said['first_step_s']} s" if said.get("first_step_s") else ""
+        say(step.step, f"done in {outcome.seconds[step.step]} s{first}")
     outcome.figures, version = _figures(workspace, steps)
     if last == "deploy" and version is not None:
         _deploy(outcome, workspace, version)

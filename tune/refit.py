@@ -29,7 +29,7 @@ def body(context: Context) -> dict[str, Any]:
     """The step as `jobs.command` runs it."""
     keys = context.keys
     found = context.experiment, context.store, keys.dataset, keys.search, keys.run
-    return run(*found, context.progress, context.registry)
+    return run(*found, context.progress, context.registry, context.inline, context.asked_at)
 
 
 def run(
@@ -40,8 +40,12 @@ def run(
     key: str,
     progress: Progress,
     registry: Registry | None = None,
+    inline: bool = False,
+    asked_at: float | None = None,
 ) -> dict[str, Any]:
     """Publish `runs/<key>` with the best settings of `searches/<search_key>`; returns its figures.
+
+    `inline` and `asked_at` are those of `jobs.train.run`.
 
     Raises:
         ConfigError: no search in the experiment.
@@ -54,7 +58,9 @@ def run(
     search = store.manifest("searches", search_key)
     best, origin = tuned(experiment, search), _origin(experiment, search, search_key)
     if COURSE not in search["files"]:
-        return train.run(best, store, dataset_key, key, progress, registry, origin=origin)
+        return train.run(
+            best, store, dataset_key, key, progress, registry, origin=origin, inline=inline, asked_at=asked_at
+        )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / checkpoint.STATE).write_bytes(store.read("searches", search_key, search["files"][COURSE]))
         course = checkpoint.load(Path(folder))[1]

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
-from cluster.config import Experiment, Section, Train
+from cluster.config import Experiment, Section
 from cluster.errors import ConfigError
 
 Value = float | int | str | bool
@@ -135,11 +135,8 @@ def settings(point: Mapping[str, Any]) -> dict[str, Any]:
 
 def replaced(section: Section, values: Mapping[str, Any], point: Mapping[str, Any]) -> Section:
     """The section with other values; `point` is what a ConfigError shows when they are not allowed."""
-    tree = {name: getattr(section, name) for name in type(section).model_fields} | dict(values)
-    if isinstance(section, Train):
-        tree["collective_timeout"] = f"{section.collective_timeout!r}s"
     try:
-        return type(section).model_validate(tree)
+        return type(section).model_validate(section.model_dump(mode="json") | dict(values))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         said = str(first.get("ctx", {}).get("error", "")) or first["msg"][0].lower() + first["msg"][1:]

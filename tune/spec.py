@@ -22,7 +22,9 @@ REFUSED = {
     "epochs": "it is a trial's budget; set train.epochs instead",
     "early_stopping": "it is a section; set train.early_stopping instead",
     "rows": "set tune.refit instead",
-    **dict.fromkeys(("device", "max_failures", "keep_checkpoints", "collective_timeout"), "leave it away"),
+    **dict.fromkeys(
+        ("device", "max_failures", "keep_checkpoints", "checkpoint_every", "collective_timeout"), "leave it away"
+    ),
 }
 _SECTIONS: dict[str, type[Section]] = {"train": Train, "model": Model}
 

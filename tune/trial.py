@@ -8,7 +8,6 @@ streamed, is a Ray Train run of its own, for which the trial's process only wait
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ray import tune
 
 from cluster.config import Experiment
 from cluster.errors import TrimtabError, first_line
 from cluster.store import Store
 from jobs import checkpoint, train
+from jobs.alone import Alone
 from jobs.follower import Board
-from jobs.loop import Trainer, Work
+from jobs.loop import Work
 from tasks.dataset import Dataset, SplitName, read_dataset
 from tune import space
 
@@ -64,8 +63,8 @@ class Brief:
         return measured
 
 
-class Alone(Trainer):
-    """The training loop as the only rank, without Ray Train around it."""
+class TrialTrainer(Alone):
+    """The training loop of a trial, whose rows all trials share; Ray Tune keeps its checkpoints."""
 
     def __init__(self, work: Work, rows: Mapping[SplitName, Rows]) -> None:
         self._rows = rows
@@ -73,33 +72,9 @@ class Alone(Trainer):
             warnings.simplefilter("ignore")  # the rows lie in shared memory, read-only, and are only read
             super().__init__(work)
 
-    def steps_done(self) -> int:
-        return self.feed.num_steps * len(self.course.history)
-
-    def change_settings(self, fresh: list[dict[str, Any]]) -> None:
-        """Go on with other settings than those of the state taken over: `fresh` are the optimiser's new groups."""
-        for group, new in zip(self.optimizer.param_groups, fresh, strict=True):
-            group.update({name: value for name, value in new.items() if name != "params"})
-        self.scheduler.total_steps = self.feed.num_steps * self.epochs + 1
-        self.scheduler.last_epoch = self.steps_done() - 1
-        self.scheduler.step()
-
-    def _place(self) -> tuple[int, int, torch.device]:
-        # Ray hides the GPUs that a trial did not reserve.
-        return 0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
     def _dataset(self) -> Dataset:
         found = read_dataset(self.work.store, self.work.dataset)
         return Resident(**vars(found), resident=self._rows)
-
-    def _wrapped(self, network: torch.nn.Module) -> torch.nn.Module:
-        return network.to(self.device)
-
-    def _report(self, entry: dict[str, Any]) -> None:
-        pass  # the trial's step returns it
-
-    def _resume(self) -> None:
-        pass  # Tune says when
 
 
 @dataclass(frozen=True)
@@ -132,24 +107,18 @@ class InProcess(tune.Trainable):
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        parts = {**self._trainer.parts(), "point": json.dumps(self._point)}
-        checkpoint.save(Path(checkpoint_dir), parts, self._trainer.course)
+        checkpoint.save(Path(checkpoint_dir), self._trainer.parts(), self._trainer.course)
 
     def load_checkpoint(self, checkpoint_dir: str | None) -> None:
         """Also another trial's, which population based training goes on from with changed settings."""
         assert checkpoint_dir is not None
-        parts, course = checkpoint.load(Path(checkpoint_dir))
-        fresh = self._trainer.optimizer.state_dict()["param_groups"]
-        self._trainer.go_on(parts, course)
-        if json.loads(parts["point"]) != self._point:
-            self._trainer.change_settings(fresh)
+        self._trainer.go_on(*checkpoint.load(Path(checkpoint_dir)))
 
     def _begin(self, point: dict[str, Any]) -> None:
-        self._point = dict(point)
         experiment = self._brief.at(point)
         self._latency = self._brief.latency(experiment)
         work = Work(experiment, self._brief.store, self._brief.dataset, stream=False, board=None)
-        self._trainer = Alone(work, self._rows)
+        self._trainer = TrialTrainer(work, self._rows)
 
 
 class Distributed(tune.Trainable):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,7 @@ def publish_run(store: Store, dataset_key: str) -> str:
     torch.manual_seed(0)
     network = load_task(EXPERIMENT).network(dataset.encoding)
     weights = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    metrics = {"train_loss": 2.3, "validation_loss": 2.3, "validation_accuracy": 0.1}
     with store.stage("runs", "run") as staging:
         staging.publish(
             {
@@ -44,14 +46,14 @@ def publish_run(store: Store, dataset_key: str) -> str:
                 "epochs": 1,
                 "over": "all epochs done",
                 "feed": "memory",
-                "metrics": {"train_loss": 2.3, "validation_loss": 2.3, "validation_accuracy": 0.1},
+                "metrics": metrics,
                 "seconds": 1.0,
                 "cpu_s": 1.0,
                 "rows": 1397,
                 "mlflow_run": None,
                 "files": {
                     "weights": staging.write("weights.safetensors", weights),
-                    "history": staging.write("history.json", b"[]"),
+                    "history": staging.write("history.json", json.dumps([{"epoch": 0, **metrics}]).encode()),
                 },
             }
         )
@@ -73,7 +75,18 @@ def test_the_bundle_holds_what_serving_and_people_need(evaluated):
     bundle = read_bundle(store, "bundle")
 
     assert figures.keys() == {"bundle", "accuracy", "macro_f1", "log_loss", "calibration_error"}
-    others = {"weights", "onnx-fp32", "card", "confusion", "ladder", "sample", "history", "probe", "reference"}
+    others = {
+        "weights",
+        "onnx-fp32",
+        "card",
+        "confusion",
+        "ladder",
+        "learning",
+        "sample",
+        "history",
+        "probe",
+        "reference",
+    }
     assert bundle.files.keys() == others | set(bundle.variants)
     assert (bundle.dataset, bundle.run, bundle.experiment) == ("digits", "run", EXPERIMENT)
     assert bundle.metrics["rows"] == 200
@@ -138,7 +151,7 @@ def test_the_card_says_what_it_is_and_shows_every_class(evaluated):
     # Metrics, rungs and classes, each with its head.
     assert card.count("\n| ") == 6 + 1 + len(bundle.variants) + 11
     assert "1,397 train, 200 validation, 200 test" in card
-    for role in ("confusion", "ladder"):
+    for role in ("confusion", "ladder", "learning"):
         with Image.open(io.BytesIO(bundle.read(role))) as picture:
             assert picture.format == "PNG"
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cluster.config import Experiment
+from cluster.errors import ConfigError
 from cluster.store import Store
 from jobs.checkpoint import Course
 
@@ -105,21 +106,104 @@ def test_bf16_learns_too(store: Store, publish_digits: Callable[..., str]):
     assert course.history[course.best_epoch]["validation_accuracy"] > 0.8
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_with_a_mend(
-    store: Store, publish_digits: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("from_step", "num_epochs", "words"),
+    [
+        pytest.param(0, 0, "in epoch 1 at step 1, before anything was learned; look at the rows", id="the first step"),
+        pytest.param(30, 1, "in epoch 2 at step 10; lower train.learning_rate (now 0.5)", id="the second epoch"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_training_in_its_step_and_keeps_what_was_good(
+    store: Store,
+    publish_digits: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    from_step: int,
+    num_epochs: int,
+    words: str,
 ):
     from tasks.images import Images
 
+    num_calls = 0
+
     def infinite(self: Images, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return logits.sum() * float("inf")
+        nonlocal num_calls
+        num_calls += torch.is_grad_enabled()
+        return self.cross_entropy(logits, targets) * (float("inf") if num_calls > from_step else 1.0)
 
     monkeypatch.setattr(Images, "loss", infinite)
     publish_digits(store, experiment())
 
     course, failure = trained(experiment(learning_rate=0.5), store)
 
-    assert failure == "the loss is not finite in epoch 1; lower train.learning_rate (now 0.5)"
-    assert course.history == []
+    assert words in failure
+    assert num_calls == from_step + 1
+    assert len(course.history) == num_epochs
+    assert all(tensor.isfinite().all() for tensor in course.best_weights.values())
+
+
+def test_an_average_is_what_is_validated_and_kept(store: Store, publish_digits: Callable[..., str]):
+    publish_digits(store, experiment())
+
+    averaged, plain = (trained(experiment(epochs=2, ema=ema), store)[0] for ema in (0.9, None))
+
+    assert averaged.history[0]["train_loss"] == plain.history[0]["train_loss"]  # it learns as it would without
+    assert averaged.history[0]["validation_loss"] != plain.history[0]["validation_loss"]
+    assert not same(averaged, plain)
+
+
+def test_balanced_labels_count_the_same_in_the_loss(store: Store, publish_digits: Callable[..., str]):
+    from jobs.alone import Alone
+    from jobs.loop import Work
+
+    rows, truth = np.zeros((40, 8, 8, 1), np.uint8), np.array([0] * 30 + [1] * 10)
+    publish_digits(store, experiment(), train=(rows, truth))
+    logits, targets = torch.tensor([[2.0, 0.0] + [-9.0] * 8] * 2), torch.tensor([0, 1])
+    row_losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
+
+    losses = {
+        rule: Alone(Work(experiment(class_weights=rule), store, "digits", stream=False, board=None))
+        .task.loss(logits, targets)
+        .item()
+        for rule in ("none", "balanced")
+    }
+
+    # Of ten labels each would have 4 of the 40 rows.
+    assert losses["none"] == pytest.approx(sum(row_losses) / 2)
+    assert losses["balanced"] == pytest.approx((4 / 30 * row_losses[0] + 4 / 10 * row_losses[1]) / 2)
+
+
+def test_float16_without_a_gpu_is_refused(store: Store, publish_digits: Callable[..., str]):
+    publish_digits(store, experiment())
+
+    with pytest.raises(ConfigError, match=r"train.precision.*needs a GPU"):
+        trained(experiment(precision="fp16"), store)
+
+
+def test_an_epoch_says_where_its_time_and_memory_went(store: Store, publish_digits: Callable[..., str]):
+    publish_digits(store, experiment())
+
+    course, _ = trained(experiment(epochs=1, accumulate=2, clip_norm=1.0), store)
+
+    (entry,) = course.history
+    phases = [entry[f"{phase}_s"] for phase in ("data", "forward", "backward", "sync", "optimiser")]
+    assert all(seconds >= 0 for seconds in phases)
+    assert 0.5 * entry["seconds"] < sum(phases) <= entry["seconds"]
+    assert entry["rows_per_s"] == pytest.approx(entry["rows"] / entry["seconds"])
+    assert entry["peak_memory_bytes"] > 10 * 1024**2
+    assert "straggler" not in entry
+
+
+def test_images_lie_in_memory_with_their_channels_last(store: Store, publish_digits: Callable[..., str]):
+    from jobs.alone import Alone
+    from jobs.loop import Work
+
+    publish_digits(store, experiment())
+    trainer = Alone(Work(experiment(ema=0.9), store, "digits", stream=False, board=None))
+    trainer.go_on(trainer.parts(), trainer.course)
+
+    kernels = [module.weight for module in trainer.kept.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
 
 def test_validation_counts_every_row_once(store: Store, publish_digits: Callable[..., str]):

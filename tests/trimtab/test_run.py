@@ -87,6 +87,11 @@ def test_inline_gives_the_same_dataset_and_an_unmet_objective_is_not_deployed(
     assert done.returncode == 3, done.stderr
     assert "serve.objective.accuracy_at_least = 0.999" in done.stderr
     assert "Traceback" not in done.stderr
+    store = Store.open(env["TRIMTAB_STORE"])
+    trained = [store.manifest("runs", key) for key in store.keys("runs")]
+    (mine,) = [run for run in trained if run["experiment"]["name"] == "digits-gate"]
+    assert (mine["epochs"], mine["feed"]) == (1, "memory")
+    assert mine["first_step_s"] > 0
 
 
 def test_a_step_that_fails_in_a_job_says_why_in_one_sentence_and_leaves_nothing_half_made(
