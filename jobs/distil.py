@@ -15,12 +15,12 @@ import torch
 from torch.nn import functional
 
 from jobs.precision import uses_bf16
+from tasks import forward
 from tasks.task import Task, trimmed
 
 TEMPERATURE = 4.0
 TRUTH_SHARE = 0.1  # of the loss
 LEARNING_RATE = 0.01  # peak of the one-cycle schedule; students have few weights and batch norm
-ANSWER_ROWS = 512  # per pass of the teacher
 LEAST_STEPS = 300  # also where the teacher had fewer: it takes that many to learn anything
 
 Steps = Callable[[int, int], None]  # how many are done, of how many
@@ -67,12 +67,12 @@ def _distil(
     x, y = torch.from_numpy(rows), torch.from_numpy(truth)
     bf16 = uses_bf16(experiment.train.precision, torch.device("cpu"))
     # Rows that change at random get their answers at each step; the others once.
-    answers = _answers(teacher, x, task, bf16) if experiment.train.augment == "none" else None
+    once = forward.answers(teacher, x, trims=task.trims, bf16=bf16) if experiment.train.augment == "none" else None
     lessons = [_Lesson(student, task, num_steps, bf16) for student in students.values()]
     generator = torch.Generator().manual_seed(experiment.seed)
     for step, chosen in enumerate(_batches(len(rows), size, num_steps, generator), 1):
         batch = task.augment(trimmed(x[chosen]) if task.trims else x[chosen], generator)
-        answer = _answers(teacher, batch, task, bf16) if answers is None else answers[chosen]
+        answer = forward.answers(teacher, batch, trims=task.trims, bf16=bf16) if once is None else once[chosen]
         for lesson in lessons:
             lesson.step(batch, answer, y[chosen])
         on_step(step, num_steps)
@@ -111,15 +111,6 @@ def _loss(logits: torch.Tensor, answers: torch.Tensor, truth: torch.Tensor, task
     )
     # Gradients of soft targets shrink with the square of the temperature.
     return (1 - TRUTH_SHARE) * TEMPERATURE**2 * soft + TRUTH_SHARE * task.loss(logits, truth)
-
-
-@torch.no_grad()
-def _answers(teacher: torch.nn.Module, rows: torch.Tensor, task: Task, bf16: bool) -> torch.Tensor:
-    """Logits float32 [n, num_labels], or values [n, 1]."""
-    teacher.eval()
-    parts = torch.split(rows, ANSWER_ROWS)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        return torch.cat([teacher(trimmed(part) if task.trims else part).float() for part in parts])
 
 
 def _batches(num_rows: int, size: int, num_steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:

@@ -23,7 +23,7 @@ from ladder.bundle import KEPT, read_bundle, write_bundle
 from ladder.profile import batched
 from ladder.variants import OnnxPredictor
 from tasks.dataset import Dataset, read_dataset
-from tasks.task import Encoding, Task, load_task
+from tasks.task import Encoding, Task, learner, load_task
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
@@ -100,7 +100,7 @@ def _write(
     weights = store.read("runs", run_key, trained["files"]["weights"])
     history = json.loads(store.read("runs", run_key, trained["files"]["history"]))
     network = task.network(dataset.encoding)
-    network.load_state_dict(load(weights))
+    learner(task, network).load_state_dict(load(weights))
     graphs, ladder = rungs.build(task, dataset, network, progress)
     variants, table = tuple(rung.variant for rung in ladder.rungs), ladder.to_json()
 

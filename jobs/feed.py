@@ -13,11 +13,14 @@ from typing import Protocol
 import numpy as np
 import ray.train
 import torch
+from torch import distributed
 
 from cluster.config import Experiment
 from cluster.errors import ConfigError, TrimtabError
 from jobs.ranks import Ranks
 from tasks.dataset import Dataset
+from tasks.forward import answers
+from tasks.task import load_task
 
 VALIDATION_ROWS = 512  # per forward pass
 SHUFFLE_BYTES = 64 * 1024**2  # of rows mixed in memory when they are streamed
@@ -32,6 +35,9 @@ class Feed(Protocol):
     batch_rows: int  # of a global batch
 
     def __init__(self, dataset: Dataset, experiment: Experiment, ranks: Ranks) -> None: ...
+
+    def put_through(self, body: torch.nn.Module, bf16: bool) -> None:
+        """From now on give, for rows, what a network that is not trained says of them: float32 [n, width]."""
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This rank's share of the global batches of an epoch, from number `start` on."""
@@ -50,6 +56,21 @@ class InMemory:
         self._validation = torch.from_numpy(rows[mine].copy()), torch.from_numpy(targets[mine].copy())
         self.batch_rows = min(experiment.train.batch_size, len(self._rows))
         self.num_steps = len(self._rows) // self.batch_rows
+        self._trims = load_task(experiment).trims
+
+    def put_through(self, body: torch.nn.Module, bf16: bool) -> None:
+        """Once for each row; every rank does a share of the training rows and gets all."""
+        rank, world = self._ranks.rank, self._ranks.world
+        mine = answers(body, self._rows[rank::world], trims=self._trims, bf16=bf16)
+        if world == 1:
+            self._rows = mine
+        else:
+            whole = torch.zeros(len(self._rows), *mine.shape[1:], device=self._ranks.device)
+            whole[rank::world] = mine.to(self._ranks.device)
+            distributed.all_reduce(whole)
+            self._rows = whole.cpu()
+        rows, targets = self._validation
+        self._validation = answers(body, rows, trims=self._trims), targets
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
@@ -82,6 +103,13 @@ class Streamed:
         self.num_steps = num_rows // ranks.world // self._size  # Ray Data drops rows until all ranks have as many
         row_bytes = math.prod(dataset.encoding.shape) * np.dtype(dataset.encoding.dtype).itemsize
         self._buffer_rows = max(4 * self._size, SHUFFLE_BYTES // row_bytes)
+        self._trims = load_task(experiment).trims
+        self._body: torch.nn.Module | None = None
+        self._bf16 = False
+
+    def put_through(self, body: torch.nn.Module, bf16: bool) -> None:
+        """In every epoch anew: what is said of all rows does not fit in memory either."""
+        self._body, self._bf16 = body, bf16
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         batches = self._shard.iter_torch_batches(
@@ -94,7 +122,7 @@ class Streamed:
         num_steps = 0
         for num_steps, batch in enumerate(batches, start=1):
             if num_steps > start:
-                yield batch["x"], batch["y"].to(self._target)
+                yield self._put(batch["x"], self._bf16), batch["y"].to(self._target)
             if num_steps == self.num_steps:
                 return
         raise TrimtabError(f"Ray Data gave {num_steps} batches of an epoch instead of {self.num_steps}")
@@ -108,7 +136,10 @@ class Streamed:
             targets = mine["y"].to_numpy().astype(self._dataset.target_dtype)
             for start in range(0, len(rows), VALIDATION_ROWS):
                 part = slice(start, start + VALIDATION_ROWS)
-                yield torch.from_numpy(rows[part].copy()), torch.from_numpy(targets[part])
+                yield self._put(torch.from_numpy(rows[part].copy())), torch.from_numpy(targets[part])
+
+    def _put(self, rows: torch.Tensor, bf16: bool = False) -> torch.Tensor:
+        return rows if self._body is None else answers(self._body, rows, trims=self._trims, bf16=bf16)
 
 
 def balanced_weights(dataset: Dataset) -> torch.Tensor:

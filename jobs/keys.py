@@ -80,9 +80,11 @@ class Keys:
 def of(experiment: Experiment) -> Keys:
     """Raises DataError when the data cannot be found."""
     code = {part: code_version(experiment, *modules) for part, modules in _CODE.items()}
-    data = experiment.data, experiment.seed, experiment.task, sources.fingerprint(experiment)
+    text = experiment.text.max_tokens, experiment.text.max_chars
+    data = experiment.data, text, experiment.seed, experiment.task, sources.fingerprint(experiment)
     dataset = fingerprint(*data, code["dataset"])
-    run = fingerprint(experiment.train, experiment.model, experiment.seed, experiment.task, dataset, code["run"])
+    own = experiment.train, experiment.model, experiment.text
+    run = fingerprint(*own, experiment.seed, experiment.task, dataset, code["run"])
     search = _search(experiment, run)
     run = fingerprint(run, search) if search else run
     return Keys(dataset, run, fingerprint(experiment.name, experiment.ladder, run, code["bundle"]), search)

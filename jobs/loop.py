@@ -31,6 +31,7 @@ from jobs.checkpoint import Course
 from jobs.feed import Feed, InMemory, Streamed, balanced_weights
 from jobs.optimise import Fault, Optimiser, Share
 from jobs.pace import Leg, Position, straggler
+from jobs.precision import uses_bf16
 from jobs.ranks import Ranks
 from jobs.schedule import rates
 from tasks.dataset import Dataset, read_dataset
@@ -89,9 +90,16 @@ class Trainer:
         self.feed: Feed = (Streamed if work.stream else InMemory)(dataset, work.experiment, self.ranks)
 
         torch.manual_seed(work.experiment.seed)
-        model = self._wrapped(self.task.network(dataset.encoding))
+        network = self.task.network(dataset.encoding)
+        frozen = self.task.frozen(network)
+        if frozen is not None:
+            body, network = frozen
+            self.feed.put_through(body.to(self.device), uses_bf16(self.recipe.precision, self.device))
+        self._is_whole = frozen is None  # else rows are what the body has said
+        model = self._wrapped(network)
         self.network: torch.nn.Module = getattr(model, "module", model)  # without DDP's wrapper
-        self.optimiser = Optimiser(model, self.recipe, self.device, self.task.loss, self.ranks.agree)
+        groups = self.task.parameter_groups(self.network, self.recipe)
+        self.optimiser = Optimiser(model, groups, self.recipe, self.device, self.task.loss, self.ranks.agree)
         self.average = Average(self.network, self.recipe.ema) if self.recipe.ema is not None else None
         self.course, self.position = Course(), Position()
         self.first_step_at = 0.0  # seconds since 1970
@@ -186,13 +194,14 @@ class Trainer:
     def _learn(self, rows: torch.Tensor, targets: torch.Tensor, leg: Leg) -> torch.Tensor:
         """The gradient of this rank's rows of a global batch; returns their loss x rows, float64 []."""
         generator = self._seeded(leg.epoch, leg.step)
-        rows = self.task.augment(self._on_device(rows), generator)
+        rows = self._on_device(rows)
+        rows = self.task.augment(rows, generator) if self._is_whole else rows
         targets = targets.to(self.device, non_blocking=True)
         leg.watch.lap("data")
         return self.optimiser.learn(rows, targets, Share(self.feed.batch_rows, self.ranks.world), leg.watch)
 
     def _on_device(self, rows: torch.Tensor) -> torch.Tensor:
-        return (trimmed(rows) if self.task.trims else rows).to(self.device, non_blocking=True)
+        return (trimmed(rows) if self.task.trims and self._is_whole else rows).to(self.device, non_blocking=True)
 
     def _step(self, loss: torch.Tensor, leg: Leg) -> Fault | None:
         num_steps = self.feed.num_steps

@@ -62,11 +62,21 @@ class Optimiser:
     all ranks or on none, because all of them have the same gradient.
     """
 
-    def __init__(self, model: torch.nn.Module, recipe: Train, device: torch.device, loss: Loss, agree: Agree) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        groups: list[dict[str, Any]],
+        recipe: Train,
+        device: torch.device,
+        loss: Loss,
+        agree: Agree,
+    ) -> None:
+        """`groups` are those of `Task.parameter_groups`: each goes by the schedule, up to a peak of its own."""
         self._model, self._recipe, self._device, self._loss, self._agree = model, recipe, device, loss, agree
         self._dtype = autocast_dtype(recipe.precision, device)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.adamw = torch.optim.AdamW(self._parameters, lr=recipe.learning_rate, fused=True)
+        self.adamw = torch.optim.AdamW(groups, fused=True)
+        self._scales = [group["lr"] / recipe.learning_rate for group in groups]
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype is torch.float16)
         self._before: Taken | None = None
         self._own_gradient_at: float | None = None
@@ -107,9 +117,9 @@ class Optimiser:
         known = self._known(taken)
         if known is not None and (fault := self._fault(known)):
             return fault
-        for group in self.adamw.param_groups:
+        for group, scale in zip(self.adamw.param_groups, self._scales, strict=True):
             betas = rates.momentum, SECOND_MOMENT
-            group.update(lr=rates.learning_rate, betas=betas, weight_decay=self._recipe.weight_decay)
+            group.update(lr=scale * rates.learning_rate, betas=betas, weight_decay=self._recipe.weight_decay)
         self._scaler.step(self.adamw)
         self._scaler.update()
         return None

@@ -24,9 +24,12 @@ from tasks import metrics
 if TYPE_CHECKING:
     import torch
 
-BUILT_IN = {"images": "tasks.images:Images"}
+    from cluster.config import Train
+
+BUILT_IN = {"images": "tasks.images:Images", "sentiment": "tasks.sentiment:Sentiment"}
 # Further modules whose code decides a built-in task's results.
-HELPERS = {"images": ("tasks.cnn", "tasks.metrics")}
+TEXT = ("tasks.text", "tasks.wording", "tasks.pretrained", "tasks.encoder", "tasks.students", "tasks.metrics")
+HELPERS = {"images": ("tasks.cnn", "tasks.metrics"), "sentiment": TEXT}
 
 Files = Callable[[str], bytes]  # a file that came with the dataset, by its name; raises NotFoundError
 
@@ -189,6 +192,18 @@ class Task(abc.ABC):
         """
         return {}
 
+    def frozen(self, network: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module] | None:  # noqa: ARG002
+        """(body, head) of a network whose body stays as it is, with network(rows) = head(body(rows)); by default None.
+
+        The body's answers float32 [n, width] are then computed once for each row, which is not augmented, and the
+        head alone is trained and kept.
+        """
+        return None
+
+    def parameter_groups(self, network: torch.nn.Module, recipe: Train) -> list[dict[str, Any]]:
+        """What the optimiser gets of what is trained: groups of `params`, each with its peak `lr`."""
+        return [{"params": list(network.parameters()), "lr": recipe.learning_rate}]
+
     def augment(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:  # noqa: ARG002
         """Encoded rows [n, *shape] changed at random for training; by default unchanged."""
         return rows
@@ -251,6 +266,12 @@ class Task(abc.ABC):
             return {"value": float(outputs[0])}
         pairs = {label: round(float(p), 6) for label, p in zip(encoding.labels, outputs, strict=True)}
         return {"label": encoding.labels[int(outputs.argmax())], "probabilities": pairs}
+
+
+def learner(task: Task, network: torch.nn.Module) -> torch.nn.Module:
+    """The part of a task's network that is trained, and whose weights are kept."""
+    parts = task.frozen(network)
+    return network if parts is None else parts[1]
 
 
 def trimmed(rows: Any) -> Any:

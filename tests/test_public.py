@@ -18,10 +18,12 @@ VERBS = [
 ]  # fmt: skip
 SECTIONS = {
     "": [
-        "name", "task", "seed", "data", "model", "train", "tune", "ladder", "serve", "adapt", "kubernetes", "settings",
+        "name", "task", "seed", "data", "model", "text", "train", "tune", "ladder", "serve", "adapt", "kubernetes",
+        "settings",
     ],
     "data": ["source", "image", "split", "shards", "max_rejected"],
     "model": ["network", "width", "dropout", "label_smoothing"],
+    "text": ["encoder", "encoder_learning_rate", "layers", "max_tokens", "max_chars"],
     "train": [
         "workers", "device", "precision", "epochs", "rows", "batch_size", "accumulate", "schedule", "warmup",
         "learning_rate", "weight_decay", "clip_norm", "ema", "class_weights", "augment", "early_stopping",
@@ -45,9 +47,10 @@ SECTIONS = {
     ],
 }  # fmt: skip
 TASK_METHODS = [
-    "agreement", "ambiguous", "answer", "augment", "clean", "cross_entropy", "decode", "example", "gather",
+    "agreement", "ambiguous", "answer", "augment", "clean", "cross_entropy", "decode", "example", "frozen", "gather",
     "input_spec", "int8", "labels", "larger", "loss", "media_types", "metrics", "network", "output_spec", "outputs",
-    "partial_statistics", "right", "row_shape", "sample", "statistics", "students", "takes", "targets", "trims",
+    "parameter_groups", "partial_statistics", "right", "row_shape", "sample", "statistics", "students", "takes",
+    "targets", "trims",
 ]  # fmt: skip
 
 
@@ -61,7 +64,7 @@ def test_the_verbs_on_kubernetes() -> None:
 
 def test_the_settings_of_an_experiment() -> None:
     found: dict[str, type[Section]] = {"": Experiment}
-    for name in ("data", "model", "train", "tune", "ladder", "serve", "adapt", "kubernetes"):
+    for name in ("data", "model", "text", "train", "tune", "ladder", "serve", "adapt", "kubernetes"):
         annotation = Experiment.model_fields[name].annotation
         annotation = next(iter(get_args(annotation)), annotation)  # of those that may be left away
         assert isinstance(annotation, type)

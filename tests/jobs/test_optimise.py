@@ -30,9 +30,13 @@ def batch(num_rows: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(num_rows, 4, generator=generator), torch.randint(0, 3, (num_rows,), generator=generator)
 
 
+def groups(network: torch.nn.Module, recipe: Train) -> list[dict[str, Any]]:
+    return [{"params": list(network.parameters()), "lr": recipe.learning_rate}]
+
+
 def optimiser(network: torch.nn.Module, **recipe: Any) -> Optimiser:
     made = Train.model_validate({"precision": "fp32", "weight_decay": 0.0, **recipe})
-    return Optimiser(network, made, CPU, functional.cross_entropy, lambda yes: yes)
+    return Optimiser(network, groups(network, made), made, CPU, functional.cross_entropy, lambda yes: yes)
 
 
 def gradient(network: torch.nn.Module) -> torch.Tensor:
@@ -148,7 +152,7 @@ def test_float16_on_a_gpu_learns() -> None:
         pytest.skip("needs a GPU: float16 through its kernels and the scaler's asynchronous checks are not run here")
     network, gpu = linear().cuda(), torch.device("cuda")
     recipe = Train.model_validate({"precision": "fp16", "weight_decay": 0.0})
-    made = Optimiser(network, recipe, gpu, functional.cross_entropy, lambda yes: yes)
+    made = Optimiser(network, groups(network, recipe), recipe, gpu, functional.cross_entropy, lambda yes: yes)
     rows, targets = (tensor.cuda() for tensor in batch())
 
     losses = []
@@ -205,7 +209,8 @@ def count(state, bucket):
 
 model.register_comm_hook(None, count)
 recipe = Train.model_validate({"precision": "fp32", "accumulate": 2})
-made = Optimiser(model, recipe, ranks.device, functional.cross_entropy, ranks.agree)
+groups = [{"params": list(model.parameters()), "lr": recipe.learning_rate}]
+made = Optimiser(model, groups, recipe, ranks.device, functional.cross_entropy, ranks.agree)
 generator = torch.Generator().manual_seed(1)
 rows, targets = torch.randn(9, 4, generator=generator), torch.randint(0, 3, (9,), generator=generator)
 watch, share = Stopwatch(), Share(9, 2)
