@@ -9,7 +9,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    PrivateAttr,
+    model_validator,
+)
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 MAX_THREADS, MAX_CONCURRENCY = 64, 64  # of one replica
@@ -45,6 +55,31 @@ Size = Annotated[
     PlainSerializer(lambda num_bytes: f"{num_bytes}B", return_type=str),
     Field(description="a number and a unit: 64KiB, 512MiB, 2GiB"),
 ]
+AUGMENTATIONS = ("shift", "crop", "flip", "colour", "cutout")
+PRESETS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "shift_flip": ("shift", "flip"),
+    "crop_flip": ("crop", "flip"),
+    "strong": ("crop", "flip", "colour", "cutout"),
+}
+
+
+def _augmentations(value: str) -> tuple[str, ...]:
+    """The changes a word stands for, in their order. Raises ValueError."""
+    words = value.split("+")
+    steps = [step for word in words for step in PRESETS.get(word, (word,))]
+    unknown = [step for step in steps if step not in AUGMENTATIONS]
+    if unknown or len(set(steps)) < len(steps) or (len(words) > 1 and "none" in words):
+        problem = f"{unknown[0]!r} is no augmentation" if unknown else f"{value} names one twice, or none beside others"
+        raise ValueError(f"{problem}; use {', '.join((*PRESETS, *AUGMENTATIONS))}, or several of them joined by +")
+    return tuple(steps)
+
+
+def _augment(value: str) -> str:
+    _augmentations(value)
+    return value
+
+
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -149,12 +184,32 @@ class Data(Section):
 
 
 class Model(Section):
-    network: Literal["small", "large"] = "small"
-    """`small` (16 and 32 channels, tens of thousands of weights) or `large` (three double blocks, for colour)."""
+    network: Literal[
+        "small", "large", "resnet18", "resnet50", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"
+    ] = "small"
+    """`small` (16 and 32 channels, tens of thousands of weights), `large` (three double blocks, for colour), or one of
+    torchvision's: much slower, and worth it with pretrained `weights`."""
+    weights: str | None = None
+    """File of torchvision's weights for that network, .pth or .safetensors, where every node can read it; all but the
+    last layer are taken."""
+    side: Annotated[int, Field(ge=32, le=1024)] | None = None
+    """Pixels a side that torchvision's network sees; by default 224 with `weights`, else the image's own size. Time
+    grows with its square."""
     width: Annotated[float, Field(ge=0.25, le=4.0)] = 1.0
     """Multiplies the channels of the network's layers; time grows with its square."""
     dropout: Share = 0.0
     label_smoothing: Share = 0.0
+
+    @model_validator(mode="after")
+    def _settings_fit_the_network(self) -> Self:
+        is_ours = self.network in ("small", "large")
+        for name in ("weights", "side"):
+            if is_ours and getattr(self, name) is not None:
+                mend = f"set network to one of torchvision's, or leave {name} away"
+                raise ValueError(f"{name} is not for the network {self.network}; {mend}")
+        if not is_ours and self.width != 1.0:
+            raise ValueError(f"width {self.width:g} is not for the network {self.network}; leave width away")
+        return self
 
 
 class Text(Section):
@@ -211,8 +266,10 @@ class Train(Section):
     """Validate and keep an exponential moving average of the weights with this decay, for example 0.999."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced`: a label's rows count the more in the loss the fewer there are."""
-    augment: Literal["none", "shift", "shift_flip"] = "none"
-    """Random shift by a tenth of the side; `shift_flip` also mirrors left to right."""
+    augment: Annotated[str, AfterValidator(_augment)] = "none"
+    """Changes at random that leave an image's label as it is: `shift` by a tenth of the side, `crop` and scale up,
+    `flip` left to right, `colour` (brightness, contrast, saturation), `cutout` of a rectangle; several joined by `+`,
+    or `none`, `shift_flip`, `crop_flip`, `strong` (crop+flip+colour+cutout)."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     max_failures: Annotated[int, Field(ge=0, le=1000)] = 3
     """Worker-group deaths survived, each resumed from the last checkpoint."""
@@ -221,6 +278,11 @@ class Train(Section):
     """A checkpoint inside an epoch that takes longer than this; each epoch ends with one anyway."""
     collective_timeout: Duration = 600.0
     """A worker that waits longer than this for the others fails instead of hanging."""
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """The changes that `augment` stands for, in their order."""
+        return _augmentations(self.augment)
 
     @model_validator(mode="after")
     def _nothing_stops_early_on_rows_it_learns_from(self) -> Self:
@@ -294,7 +356,7 @@ class Ladder(Section):
     views: bool = False
     """Also rungs that average the network's answers over shifted and mirrored views: more accurate, much slower.
 
-    Only where `train.augment` is `shift_flip`, which says that such an image is still the same.
+    Only where `train.augment` moves and mirrors images, which says that such an image is still the same.
     """
     student: bool = True
     """Also train the task's smaller networks on the answers of the trained one."""
@@ -455,6 +517,19 @@ class Experiment(Section):
     kubernetes: Kubernetes = Kubernetes()
     settings: dict[str, JsonValue] = {}
     """What a task of your own reads from `self.experiment.settings`."""
+
+    _folder: str = PrivateAttr(default="")
+
+    @property
+    def folder(self) -> str:
+        """Where the file lies, and a task of one's own beside it; empty for an experiment that came without a file."""
+        return self._folder
+
+    def lying_in(self, folder: str) -> Self:
+        """The same experiment of a file in `folder`."""
+        copy = self.model_copy()
+        copy._folder = folder
+        return copy
 
     @property
     def default_input(self) -> str:

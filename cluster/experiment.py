@@ -39,7 +39,11 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     paths = {name: value for name, value in source if name in ("path", "test_path") and value and "://" not in value}
     absolute = {name: str(Path(value).expanduser().absolute()) for name, value in paths.items()}
     data = experiment.data.model_copy(update={"source": source.model_copy(update=absolute)})
-    return experiment.model_copy(update={"data": data})
+    model = experiment.model
+    if model.weights and "://" not in model.weights:
+        model = model.model_copy(update={"weights": str(Path(model.weights).expanduser().absolute())})
+    found = experiment.model_copy(update={"data": data, "model": model})
+    return found if str(path) == "-" else found.lying_in(str(Path(path).expanduser().absolute().parent))
 
 
 def parse(tree: object, overrides: Iterable[str] = ()) -> Experiment:

@@ -25,13 +25,14 @@ from pyarrow import fs
 from cluster.errors import NotFoundError, StoreError, TrimtabError
 from cluster.files import write_whole
 
-Kind = Literal["datasets", "runs", "bundles", "steps", "searches"]
+Kind = Literal["datasets", "runs", "bundles", "steps", "searches", "code"]
 SINGULAR: dict[Kind, str] = {
     "datasets": "dataset",
     "runs": "run",
     "bundles": "bundle",
     "steps": "step",
     "searches": "search",
+    "code": "code",
 }
 MANIFEST = "manifest.json"
 RESERVE_BYTES = 256 * 1024**2  # kept free for everything else that writes to the disk

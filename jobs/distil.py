@@ -1,9 +1,9 @@
 """Train small networks on the answers of a large one, which show more than labels do.
 
 Soft targets at a temperature beside the true labels (G. Hinton, O. Vinyals, J. Dean, *Distilling the Knowledge in
-a Neural Network*, 2015). In one process: students are small, and the number of their steps is bounded. All see the
-same batches, so that the large network, which is most of the work, answers each only once. Knows networks and rows,
-not where they come from.
+a Neural Network*, 2015); values are targets of the task's own loss. In one process: students are small, and the number
+of their steps is bounded. All see the same batches, so that the large network, which is most of the work, answers each
+only once. Knows networks and rows, not where they come from.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def _distil(
     x, y = torch.from_numpy(rows), torch.from_numpy(truth)
     bf16 = uses_bf16(experiment.train.precision, torch.device("cpu"))
     # Rows that change at random get their answers at each step; the others once.
-    once = forward.answers(teacher, x, trims=task.trims, bf16=bf16) if experiment.train.augment == "none" else None
+    changes = type(task).augment is not Task.augment and (":" in experiment.task or experiment.train.augment != "none")
+    once = None if changes else forward.answers(teacher, x, trims=task.trims, bf16=bf16)
     lessons = [_Lesson(student, task, num_steps, bf16) for student in students.values()]
     generator = torch.Generator().manual_seed(experiment.seed)
     for step, chosen in enumerate(_batches(len(rows), size, num_steps, generator), 1):
@@ -102,7 +103,7 @@ class _Lesson:
 
 def _loss(logits: torch.Tensor, answers: torch.Tensor, truth: torch.Tensor, task: Task) -> torch.Tensor:
     if task.targets == "value":
-        return (1 - TRUTH_SHARE) * functional.mse_loss(logits, answers) + TRUTH_SHARE * task.loss(logits, truth)
+        return (1 - TRUTH_SHARE) * task.loss(logits, answers[:, 0]) + TRUTH_SHARE * task.loss(logits, truth)
     soft = functional.kl_div(
         functional.log_softmax(logits / TEMPERATURE, dim=1),
         functional.log_softmax(answers / TEMPERATURE, dim=1),

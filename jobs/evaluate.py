@@ -19,9 +19,10 @@ from cluster.experiment import parse
 from cluster.store import Store
 from jobs import learning_curve, model_card, rungs
 from ladder import reference
-from ladder.bundle import KEPT, read_bundle, write_bundle
+from ladder.bundle import CODE, KEPT, read_bundle, write_bundle
 from ladder.profile import batched
 from ladder.variants import OnnxPredictor
+from tasks import own
 from tasks.dataset import Dataset, read_dataset
 from tasks.task import Encoding, Task, learner, load_task
 
@@ -114,6 +115,8 @@ def _write(
         "reference": ("reference.npz", _reference(graphs, variants, rows)),
         **{f"{KEPT}{name}": (name, dataset.file(name)) for name in dataset.files},
     }
+    if (code := own.find(experiment)) is not None:
+        files |= {f"{CODE}{name}": (f"code/{name}", data) for name, data in code.files.items()}
     if "confusion" in metrics:
         picture = model_card.confusion_picture(metrics["confusion"], dataset.encoding.labels)
         files["confusion"] = ("confusion.png", picture)

@@ -13,6 +13,7 @@ from cluster.config import Experiment
 from cluster.errors import ConfigError
 from cluster.experiment import fingerprint
 from jobs import sources
+from tasks import weights
 from tasks.task import code_version
 
 # Modules whose code decides a step's result; tests/jobs/test_keys.py keeps the lists whole.
@@ -51,6 +52,7 @@ EVALUATE_CODE = (
     "jobs.precision",
     "ladder.variants",
     "ladder.profile",
+    "ladder.reference",
     "ladder.latency",
     "ladder.bundle",
 )
@@ -78,12 +80,12 @@ class Keys:
 
 
 def of(experiment: Experiment) -> Keys:
-    """Raises DataError when the data cannot be found."""
+    """Raises DataError when the data cannot be found, ConfigError when pretrained weights cannot."""
     code = {part: code_version(experiment, *modules) for part, modules in _CODE.items()}
     text = experiment.text.max_tokens, experiment.text.max_chars
     data = experiment.data, text, experiment.seed, experiment.task, sources.fingerprint(experiment)
     dataset = fingerprint(*data, code["dataset"])
-    own = experiment.train, experiment.model, experiment.text
+    own = experiment.train, experiment.model, experiment.text, weights.fingerprint(experiment.model)
     run = fingerprint(*own, experiment.seed, experiment.task, dataset, code["run"])
     search = _search(experiment, run)
     run = fingerprint(run, search) if search else run

@@ -112,12 +112,16 @@ def _data(experiment: Experiment, dataset: Dataset) -> str:
 def _recipe(experiment: Experiment, trained: dict[str, Any]) -> str:
     recipe, model = experiment.train, experiment.model
     num_rows, seconds = trained["rows"], trained["seconds"]
+    network = (
+        f"network `{model.network}` (width {model.width:g}, dropout {model.dropout}, label smoothing "
+        f"{model.label_smoothing}), "
+    )
+    if ":" in experiment.task:  # which need not read `model`
+        network = ""
     return (
         "## How it was made\n\n"
-        f"Task `{experiment.task}`, network `{model.network}` (width {model.width:g}, "
-        f"dropout {model.dropout}, label smoothing "
-        f"{model.label_smoothing}), AdamW with a {recipe.schedule.replace('_', '-')} schedule: peak learning rate "
-        f"{recipe.learning_rate}, weight decay {recipe.weight_decay}, batch {recipe.batch_size}, "
+        f"Task `{experiment.task}`, {network}AdamW with a {recipe.schedule.replace('_', '-')} schedule: peak learning "
+        f"rate {recipe.learning_rate}, weight decay {recipe.weight_decay}, batch {recipe.batch_size}, "
         f"augmentation `{recipe.augment}`, {_beside(recipe)}"
         f"seed {experiment.seed}, {recipe.workers} worker{'s' if recipe.workers > 1 else ''}. "
         f"{trained['epochs']} of at most {recipe.epochs} epochs ({trained['over']}); the weights are those of epoch "

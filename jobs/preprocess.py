@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -192,7 +193,7 @@ def _written(
             "labels": list(judged.labels),
             "shape": list(cleaner.shape),
             "dtype": cleaner.dtype,
-            "statistics": load_task(experiment).statistics(partials),
+            "statistics": load_task(experiment).statistics(partials) | _of_targets(judged),
         },
         "schema": {
             "x": f"fixed_shape_tensor<{cleaner.dtype}>{list(cleaner.shape)}",
@@ -205,6 +206,15 @@ def _written(
         "rows_in": len(index.row),
         "inputs": _inputs(experiment),
     }
+
+
+def _of_targets(judged: verdicts.Verdicts) -> dict[str, Any]:
+    """Where targets are values, what a network needs to answer in their unit: of the training rows alone."""
+    if judged.target.dtype != np.float32:
+        return {}
+    values = judged.target[judged.splits["train"]].tolist()
+    mean = math.fsum(values) / len(values)
+    return {"target": {"mean": mean, "std": math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values)) or 1.0}}
 
 
 def _cut(

@@ -73,8 +73,7 @@ def run(
     checkpoint.discard_if_broken(store, key)
 
     def fit(follower: Follower) -> tuple[Course, str]:
-        fits = experiment.train.workers == 1 and not must_stream(dataset, 1, max_memory_bytes)
-        if inline and fits:
+        if inline and experiment.train.workers == 1 and not must_stream(dataset, 1, max_memory_bytes):
             return _fit_here(experiment, store, dataset, key, follower, asked_at)
         return _fit(experiment, store, dataset, key, follower, max_memory_bytes, asked_at)
 

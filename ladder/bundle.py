@@ -19,6 +19,7 @@ from tasks.task import Encoding
 
 FORMAT = 1
 KEPT = "data:"  # how the roles of files begin that came with the dataset
+CODE = "code:"  # and those of a copy of the task's own code, which is for people: nothing runs it
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Bundle:
         if KEPT + name not in self.files:
             raise NotFoundError(f"bundle {self.key} has no file {name!r} of its dataset")
         return self.read(KEPT + name)
+
+    def code(self) -> dict[str, bytes]:
+        """The Python files of a task of one's own that made it, by name. Raises NotFoundError, DamagedError."""
+        return {role.removeprefix(CODE): self.read(role) for role in self.files if role.startswith(CODE)}
 
     def probe(self, n: int) -> np.ndarray:
         """Encoded rows [n, *shape] like those that will come, repeated where there are fewer; zeros in an old bundle.

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from ladder.choose import Rung
 from ladder.latency import Latency
 from serve.adapt.bounds import impossible
 from serve.ladder import check_served, executable
+from tasks import own
 from tasks.task import code_version
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def deploy(
     started = time.monotonic()
     check_served(bundle)
     _check_possible(bundle)
-    wanted = application(bundle, version, session.dashboard_url)
+    wanted = application(bundle, version, session.dashboard_url, own.ship(bundle.experiment, bundle.store))
     with _alone(session):
         before = _configs(session)
         _check_route(wanted, before)
@@ -212,10 +213,13 @@ def _refusal(response: httpx.Response, model_url: str, field: str, value: str) -
     return known.get(response.status_code, TrimtabError)(f"{model_url}: {message}")
 
 
-def application(bundle: Bundle, version: int, dashboard: str = "") -> dict[str, Any]:
+def application(
+    bundle: Bundle, version: int, dashboard: str = "", environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Serve's configuration of one endpoint, as its REST interface and a RayService take it.
 
-    `dashboard` is where the adaptation actor finds that interface on a cluster that `trimtab up` did not start.
+    `dashboard` is where the adaptation actor finds that interface on a cluster that `trimtab up` did not start;
+    `environment` what replicas have in theirs beside the cluster's own: where the code of one's own task is.
     """
     experiment, serve, adapt = bundle.experiment, bundle.experiment.serve, bundle.experiment.adapt
     replicas = serve.replicas
@@ -237,6 +241,7 @@ def application(bundle: Bundle, version: int, dashboard: str = "") -> dict[str, 
         }
     code = code_version(experiment, *SERVING_CODE)
     return {
+        **({"runtime_env": {"env_vars": dict(environment)}} if environment else {}),
         "name": bundle.name,
         "route_prefix": _route(experiment),
         "import_path": IMPORT_PATH,
@@ -294,7 +299,8 @@ def _restarting(config: dict[str, Any]) -> tuple[Any, ...]:
     """The part of a configuration whose change makes Serve start new replicas."""
     deployment = (config.get("deployments") or [{}])[0]
     is_autoscaled = "autoscaling_config" in deployment
-    return config["import_path"], config.get("args"), deployment.get("ray_actor_options"), is_autoscaled
+    environment = config.get("runtime_env") or {}
+    return config["import_path"], config.get("args"), environment, deployment.get("ray_actor_options"), is_autoscaled
 
 
 # Serve's REST interface

@@ -37,7 +37,9 @@ def document(model: Model, prefix: str = "") -> dict[str, Any]:
     """An OpenAPI 3.1 document of the endpoint that serves `model` under the path `prefix`."""
     spec = model.task.input_spec(model.bundle.encoding)
     base = f"/v2/models/{model.bundle.name}"
-    about = f"Version {model.version}, labels {', '.join(model.bundle.encoding.labels)}."
+    labels = model.bundle.encoding.labels
+    answers = f"labels {', '.join(labels)}" if labels else "whose answers are values"
+    about = f"Version {model.version}, {answers}."
     return {
         "openapi": "3.1.0",
         "info": {
@@ -65,7 +67,7 @@ def document(model: Model, prefix: str = "") -> dict[str, Any]:
         },
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
-            "schemas": _schemas(spec),
+            "schemas": _schemas(spec, model.task.targets == "value"),
         },
     }
 
@@ -106,8 +108,11 @@ def _predict(model: Model) -> dict[str, Any]:
     content["application/json"] = {
         "schema": {"oneOf": [{"$ref": "#/components/schemas/Instances"}, {"$ref": "#/components/schemas/Input"}]}
     }
+    sample = model.bundle.files.get("sample")
+    if sample is not None and sample["file"].endswith(".json"):
+        content["application/json"]["example"] = json.loads(model.bundle.read("sample"))
     return {
-        "summary": "Label and probabilities of one body, or of each row of `instances`",
+        "summary": "The answer to one body, or to each of `instances`",
         "parameters": _time(),
         "requestBody": {"required": True, "content": content},
         "responses": _responses("Prediction", tuple(_ERRORS)),
@@ -171,11 +176,14 @@ def _responses(schema: str | None, errors: tuple[str, ...]) -> dict[str, Any]:
     return {"200": good, **{status: {"description": _ERRORS[status], "content": error} for status in errors}}
 
 
-def _schemas(spec: TensorSpec) -> dict[str, Any]:
+def _schemas(spec: TensorSpec, has_values: bool) -> dict[str, Any]:
     text, number, whole = {"type": "string"}, {"type": "number"}, {"type": "integer"}
     row: dict[str, Any] = number if spec.datatype.startswith("FP") else whole
-    for side in reversed(spec.shape[1:]):
+    for side in reversed(spec.shape[1:]) if spec.datatype != "BYTES" else ():
         row = {"type": "array", "items": row, "minItems": side, "maxItems": side}
+    rich: list[dict[str, Any]] = [text, {"type": "object"}]  # what the task's decode() takes
+    instance = {"anyOf": rich if spec.datatype == "BYTES" else [row, *rich]}
+    answer = {"value": number} if has_values else {"label": text, "probabilities": {"type": "object"}}
     tensor = _object(
         {"name": text, "datatype": text, "shape": {"type": "array", "items": whole}, "data": {"type": "array"}},
         required=("name", "datatype", "shape"),  # `data` may follow as bytes
@@ -193,10 +201,10 @@ def _schemas(spec: TensorSpec) -> dict[str, Any]:
     }
     return {
         "Error": _object({"error": text, "request_id": text}),
-        "Instances": _object({"instances": {"type": "array", "items": row, "minItems": 1}}),
+        "Instances": _object({"instances": {"type": "array", "items": instance, "minItems": 1}}),
         "Input": {"type": "object", "description": _INPUT, "not": {"required": ["instances"]}},
         "Prediction": _object(
-            {**about, "label": text, "probabilities": {"type": "object"}, "predictions": {"type": "array"}},
+            {**about, **answer, "predictions": {"type": "array"}},
             required=tuple(about),
         ),
         "InferRequest": _object(

@@ -195,7 +195,8 @@ class Web:
             rows, details = await self._instances(tree["instances"], model)
         answer = await self._core.predict(model, rows, request.deadline, request.id, request.arrived)
         asks = [Ask(detail, options, request.client) for detail in details]
-        return Reply(_said(answer, asks, single, request))
+        # Here, so that what a task of one's own says in no JSON is an error like others.
+        return Reply(bodies.to_json(_said(answer, asks, single, request)), headers={"content-type": "application/json"})
 
     async def _instances(self, instances: Any, model: Model) -> tuple[np.ndarray, list[Any]]:
         """Rows [n, *shape] of numbers, or of what the task makes of each instance, and the detail of each."""

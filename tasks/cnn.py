@@ -1,4 +1,4 @@
-"""Convolutional networks for images of any size, and the random changes of their training batches.
+"""Convolutional networks for images of any size.
 
 All networks take uint8 [n, height, width, channels] and normalise inside, so that no caller can forget it.
 Knows shapes and statistics, not where images come from.
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cluster.config import Model
+from tasks.augment import inside
 from tasks.task import Encoding
 
 SMALL_GRID = 6  # the small network sees at most this many cells per side before its dense layer
@@ -69,9 +70,9 @@ class Views(nn.Module):
         self.network = network
         rows, columns = [], []
         for shift in shifts:
-            across = _inside(torch.arange(width) + shift, width)
+            across = inside(torch.arange(width) + shift, width)
             for places in (across, across.flip(0)):
-                rows.append(_inside(torch.arange(height) + shift, height))
+                rows.append(inside(torch.arange(height) + shift, height))
                 columns.append(places)
         self.register_buffer("rows", torch.stack(rows))
         self.register_buffer("columns", torch.stack(columns))
@@ -149,30 +150,3 @@ class GlobalMax(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.amax(dim=(2, 3))
-
-
-def shift(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """uint8 [n, h, w, c] moved by up to a tenth of each side; what comes in from outside mirrors the border."""
-    n, height, width, _ = rows.shape
-    ys = _moved(n, height, generator).to(rows.device)
-    xs = _moved(n, width, generator).to(rows.device)
-    every = torch.arange(n, device=rows.device)
-    return rows[every[:, None, None], ys[:, :, None], xs[:, None, :]]
-
-
-def flip(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """uint8 [n, h, w, c] with about every second row mirrored left to right."""
-    chosen = torch.rand(len(rows), generator=generator) < 0.5
-    return torch.where(chosen.to(rows.device)[:, None, None, None], rows.flip(2), rows)
-
-
-def _moved(n: int, side: int, generator: torch.Generator) -> torch.Tensor:
-    """Source positions int64 [n, side] of a random shift, mirrored back inside at both ends."""
-    most = max(1, round(side / 10))
-    offsets = torch.randint(-most, most + 1, (n, 1), generator=generator)
-    return _inside(torch.arange(side) + offsets, side)
-
-
-def _inside(positions: torch.Tensor, side: int) -> torch.Tensor:
-    """Positions beyond 0 and `side` - 1 mirrored back."""
-    return (side - 1) - ((side - 1) - positions.abs()).abs()

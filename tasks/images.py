@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from cluster.config import Experiment
 from cluster.errors import DataError, first_line
-from tasks.task import Encoding, Rejected, Task, TensorSpec
+from tasks.task import Asked, Encoding, Rejected, Task, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -97,15 +97,18 @@ class Images(Task):
     # Training
 
     def network(self, encoding: Encoding) -> torch.nn.Module:
-        from tasks import cnn
+        from tasks import backbone, cnn
 
-        return cnn.build(self.experiment.model, encoding)
+        model = self.experiment.model
+        build = cnn.build if model.network in ("small", "large") else backbone.build
+        return build(model, encoding)
 
     def larger(self, network: torch.nn.Module, encoding: Encoding) -> dict[str, torch.nn.Module]:
         """Answers averaged over an image and its mirror image, and over these two at three places."""
         from tasks import cnn
 
-        if not self.experiment.ladder.views or self.experiment.train.augment != "shift_flip":
+        changes = self.experiment.train.augmentations
+        if not (self.experiment.ladder.views and "flip" in changes and {"shift", "crop"} & {*changes}):
             return {}
         height, width, _ = encoding.shape
         return {
@@ -114,7 +117,7 @@ class Images(Task):
         }
 
     def students(self, encoding: Encoding) -> dict[str, torch.nn.Module]:
-        """One convolution; below the large network also the small one, and between the two a narrow large one."""
+        """One convolution; below larger networks also the small one, below the large one a narrow one too."""
         from tasks import cnn
 
         model = self.experiment.model
@@ -122,16 +125,14 @@ class Images(Task):
         if model.network == "small":
             return {"student": tiny}
         small = cnn.build(model.model_copy(update={"network": "small", "width": 1.0}), encoding)
-        return {"narrow-student": cnn.build_narrow(model, encoding), "student": small, "tiny-student": tiny}
+        narrow = {"narrow-student": cnn.build_narrow(model, encoding)} if model.network == "large" else {}
+        return {**narrow, "student": small, "tiny-student": tiny}
 
     def augment(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """uint8 [n, height, width, channels], shifted and mirrored as `train.augment` says."""
-        from tasks import cnn
+        """uint8 [n, height, width, channels], changed as `train.augment` says."""
+        from tasks import augment
 
-        if self.experiment.train.augment == "none":
-            return rows
-        shifted = cnn.shift(rows, generator)
-        return cnn.flip(shifted, generator) if self.experiment.train.augment == "shift_flip" else shifted
+        return augment.augmented(rows, self.experiment.train.augmentations, generator)
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return self.cross_entropy(logits.float(), targets)
@@ -141,17 +142,21 @@ class Images(Task):
     def input_spec(self, encoding: Encoding) -> TensorSpec:
         return TensorSpec("image", "UINT8", (-1, *encoding.shape))
 
-    def decode(self, body: bytes, content_type: str, encoding: Encoding) -> np.ndarray:
+    def decode(self, body: bytes, content_type: str, encoding: Encoding) -> np.ndarray | Asked:
         """A request as uint8 `encoding.shape`; users send what they have, so any size is scaled to it.
 
         The body is a PNG or a JPEG, or with `application/json` either `{"image": "<base64 of one>"}` or
-        `{"pixels": [[...], ...]}` with whole numbers 0 to 255 as [height][width] or [height][width][channels].
+        `{"pixels": [[...], ...]}` with whole numbers 0 to 255 as [height][width] or [height][width][channels], each
+        also with `"top_k"`.
 
         Raises:
             Rejected: as `clean`, and `not_an_image` for JSON of another form.
         """
-        value = _from_json(body) if content_type == "application/json" else body
-        return self._encode(value, encoding.shape, resize=True)
+        if content_type != "application/json":
+            return self._encode(body, encoding.shape, resize=True)
+        value, top_k = _from_json(body)
+        row = self._encode(value, encoding.shape, resize=True)
+        return row if top_k is None else Asked(row, {"top_k": top_k})
 
     def media_types(self) -> tuple[str, ...]:
         return "image/png", "image/jpeg", "application/json"
@@ -229,14 +234,15 @@ def _from_array(value: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(value))
 
 
-def _from_json(body: bytes) -> bytes | np.ndarray:
+def _from_json(body: bytes) -> tuple[bytes | np.ndarray, object]:
+    """The image, and how many of the likeliest labels are asked for, if that is said."""
     try:
         tree = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Rejected("not_an_image", f"the body is not JSON ({first_line(error)})") from error
     if isinstance(tree, dict) and isinstance(tree.get("image"), str):
         try:
-            return base64.b64decode(tree["image"], validate=True)
+            return base64.b64decode(tree["image"], validate=True), tree.get("top_k")
         except (binascii.Error, ValueError) as error:
             raise Rejected("not_an_image", f"`image` is not base64 ({error})") from error
     if not (isinstance(tree, dict) and isinstance(tree.get("pixels"), list)):
@@ -249,7 +255,7 @@ def _from_json(body: bytes) -> bytes | np.ndarray:
         raise Rejected("empty")
     if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 255:
         raise Rejected("not_an_image", "`pixels` must be whole numbers from 0 to 255")
-    return pixels.astype(np.uint8)
+    return pixels.astype(np.uint8), tree.get("top_k")
 
 
 def _check_size(got: tuple[int, int], expected: tuple[int, int]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 BINS = 15  # of confidence
+MANY_LABELS = 20  # from here on it also counts whether the truth is among the likeliest five
 
 
 def classification(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def classification(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[s
         "macro_f1": float(f1[present].mean()),
         "log_loss": float(-np.log(np.maximum(likelihood, np.finfo(np.float32).eps)).mean()),
         "calibration_error": calibration_error(probabilities, truth),
+        **({"top_5_accuracy": top_accuracy(probabilities, truth, 5)} if k >= MANY_LABELS else {}),
         "rows": n,
         "classes": {
             label: {
@@ -41,6 +43,12 @@ def classification(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[s
         },
         "confusion": confusion.tolist(),
     }
+
+
+def top_accuracy(probabilities: np.ndarray, truth: np.ndarray, k: int) -> float:
+    """Share of rows whose true label is among the `k` likeliest; of equal ones the first in the labels' order count."""
+    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return float((likeliest == truth[:, None]).any(axis=1).mean())
 
 
 def calibration_error(probabilities: np.ndarray, truth: np.ndarray, num_bins: int = BINS) -> float:

@@ -28,8 +28,8 @@ class Static(nn.Module):
     def __init__(self, num_outputs: int, hidden: int = 128) -> None:
         super().__init__()
         table, weights = table_of_words(STATIC_WIDTH)
-        self.table = nn.Embedding.from_pretrained(table, freeze=False)
-        self.weights = nn.Embedding.from_pretrained(weights, freeze=False)
+        self.table = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
+        self.weights = nn.Embedding(weights.shape[0], weights.shape[1], _weight=weights)
         self.pairs = nn.Embedding(PAIRS, STATIC_WIDTH // 4)
         nn.init.zeros_(self.pairs.weight)
         self.layers = nn.Sequential(nn.Linear(STATIC_WIDTH * 5 // 4, hidden), nn.ReLU(), nn.Linear(hidden, num_outputs))

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from cluster.config import Experiment
-from cluster.errors import ConfigError, NotFoundError
-from tasks import metrics
+from cluster.errors import ConfigError, NotFoundError, RequestError, TrimtabError
+from tasks import guard, metrics, own
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,19 @@ if TYPE_CHECKING:
 BUILT_IN = {"images": "tasks.images:Images", "sentiment": "tasks.sentiment:Sentiment"}
 # Further modules whose code decides a built-in task's results.
 TEXT = ("tasks.text", "tasks.wording", "tasks.pretrained", "tasks.encoder", "tasks.students", "tasks.metrics")
-HELPERS = {"images": ("tasks.cnn", "tasks.metrics"), "sentiment": TEXT}
+HELPERS = {
+    "images": ("tasks.augment", "tasks.backbone", "tasks.cnn", "tasks.metrics", "tasks.weights"),
+    "sentiment": TEXT,
+}
+
+# Kinds of input by the suffix of a file that holds one.
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".json": "application/json",
+    ".txt": "text/plain",
+}
 
 Files = Callable[[str], bytes]  # a file that came with the dataset, by its name; raises NotFoundError
 
@@ -124,7 +136,10 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def statistics(self, partials: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The merged statistics kept in the Encoding, JSON-able."""
+        """The merged statistics kept in the Encoding, JSON-able.
+
+        Where targets are values, their `mean` and `std` in the training rows are added to it as `target`.
+        """
 
     def gather(self) -> dict[str, bytes]:
         """Files to keep with the dataset by name, for `files`: a catalogue, documents; by default none.
@@ -260,11 +275,20 @@ class Task(abc.ABC):
         """An encoded row as a file that `decode` takes, to try an endpoint with; None where there is no such form."""
         return None
 
-    def answer(self, outputs: np.ndarray, encoding: Encoding, ask: Ask) -> dict[str, Any]:  # noqa: ARG002
-        """What `/predict` says about one row, JSON-able: outputs float32 [width]. Raises Rejected for a bad option."""
+    def answer(self, outputs: np.ndarray, encoding: Encoding, ask: Ask) -> dict[str, Any]:
+        """What `/predict` says about one row, JSON-able: outputs float32 [width]. Raises Rejected for a bad option.
+
+        By default the value, or the likeliest label and the probability of each label: with the option `top_k`, of the
+        URL or of the request's `detail`, those of the k likeliest, the likeliest first.
+        """
         if self.targets == "value":
+            _refuse_unknown(ask.options, ())
             return {"value": float(outputs[0])}
-        pairs = {label: round(float(p), 6) for label, p in zip(encoding.labels, outputs, strict=True)}
+        _refuse_unknown(ask.options, ("top_k",))
+        given = ask.detail.get("top_k") if isinstance(ask.detail, dict) else None
+        top_k = _top_k(ask.options.get("top_k", given), len(encoding.labels))
+        order = range(len(outputs)) if top_k is None else np.argsort(-outputs, kind="stable")[:top_k].tolist()
+        pairs = {encoding.labels[i]: round(float(outputs[i]), 6) for i in order}
         return {"label": encoding.labels[int(outputs.argmax())], "probabilities": pairs}
 
 
@@ -272,6 +296,22 @@ def learner(task: Task, network: torch.nn.Module) -> torch.nn.Module:
     """The part of a task's network that is trained, and whose weights are kept."""
     parts = task.frozen(network)
     return network if parts is None else parts[1]
+
+
+def _refuse_unknown(options: Mapping[str, str], known: Sequence[str]) -> None:
+    if unknown := [name for name in options if name not in known]:
+        raise Rejected(f"option {unknown[0][:40]}", f"is unknown; known are: {', '.join(known) or 'none'}")
+
+
+def _top_k(given: object, num_labels: int) -> int | None:
+    if given is None:
+        return None
+    number = (
+        int(given) if isinstance(given, str) and given.isascii() and given.isdecimal() and len(given) < 9 else given
+    )
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= num_labels:
+        raise Rejected("top_k", f"{str(given)[:40]!r} is no whole number from 1 to {num_labels}")
+    return number
 
 
 def trimmed(rows: Any) -> Any:
@@ -286,19 +326,52 @@ def _no_files(name: str) -> bytes:
 
 
 def load_task(experiment: Experiment, files: Files | None = None) -> Task:
-    """Raises ConfigError when the task cannot be imported or is not a Task."""
+    """The experiment's task. One of the user's own answers for itself: what a method raises names that method.
+
+    Raises ConfigError when it cannot be imported or made, is not a Task, or lacks a method.
+    """
     module_name, class_name = _location(experiment.task)
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            "task", experiment.task, f"cannot be imported ({error})", "check its name and the path"
-        ) from error
+    own.prepare(experiment)
+    found = _imported(experiment.task, module_name, class_name)
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError("task", experiment.task, "is not a subclass of tasks.task.Task", "derive it from Task")
-    task = found(experiment)
+    if lacking := sorted(found.__abstractmethods__):
+        names = ", ".join(f"{name}()" for name in lacking)
+        raise ConfigError("task", experiment.task, f"does not define {names}", "define it as tasks/task.py describes")
+    try:
+        task = found(experiment)
+    except Exception as error:
+        if isinstance(error, TrimtabError):
+            raise
+        raise guard.failure(experiment.task, "its __init__()", error) from error
     task.files = files or _no_files
+    if ":" in experiment.task:
+        guard.guard(task, experiment.task, METHODS, (TrimtabError, Rejected, RequestError))
     return task
+
+
+METHODS = tuple(
+    name
+    for name, value in vars(Task).items()
+    if callable(value) and not name.startswith("_") and name != "cross_entropy"  # which is there to be called
+)
+"""Names of all that a task may define."""
+
+
+def _imported(name: str, module_name: str, class_name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        mend = f"install {error.name} where the cluster runs"
+        if error.name in (module_name, module_name.partition(".")[0]):
+            mend = "put it into the folder of the experiment file, or install it as a package"
+        raise ConfigError("task", name, f"cannot be imported ({error})", mend) from error
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            "task", name, f"cannot be imported ({error})", "check its name and what it imports"
+        ) from error
+    except Exception as error:  # what the module itself does
+        raise guard.failure(name, "importing it", error) from error
 
 
 def code_version(experiment: Experiment, *modules: str) -> str:
@@ -307,15 +380,17 @@ def code_version(experiment: Experiment, *modules: str) -> str:
     Finds files without importing them: `trimtab plan` must not load torch.
     """
     module_name, _ = _location(experiment.task)
-    helpers = HELPERS.get(experiment.task, ())
-    digest = hashlib.sha256()
-    for name in sorted({module_name, "tasks.task", *helpers, *modules}):
+    code = own.find(experiment)
+    names = {"tasks.task", *HELPERS.get(experiment.task, ()), *modules} | ({module_name} if code is None else set())
+    digest = hashlib.sha256(b"" if code is None else code.digest.encode())
+    for name in sorted(names):
         try:
             spec = importlib.util.find_spec(name)
         except ImportError:
             spec = None
         if spec is None or spec.origin is None:
-            raise ConfigError("task", experiment.task, f"module {name} is not found", "check its name and the path")
+            mend = "put it into the folder of the experiment file, or install it as a package"
+            raise ConfigError("task", experiment.task, f"module {name} is not found", mend)
         digest.update(name.encode() + b"\0" + Path(spec.origin).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -152,10 +152,7 @@ class Text(Task):
         ]
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        from torch.nn import functional
-
-        smoothing = self.experiment.model.label_smoothing
-        return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        return self.cross_entropy(logits.float(), targets)
 
     def example(self, encoding: Encoding, n: int) -> np.ndarray:
         """Random words, as many as there can be in the first row and fewer in the others."""

@@ -22,7 +22,7 @@ SECTIONS = {
         "settings",
     ],
     "data": ["source", "image", "split", "shards", "max_rejected"],
-    "model": ["network", "width", "dropout", "label_smoothing"],
+    "model": ["network", "weights", "side", "width", "dropout", "label_smoothing"],
     "text": ["encoder", "encoder_learning_rate", "layers", "max_tokens", "max_chars"],
     "train": [
         "workers", "device", "precision", "epochs", "rows", "batch_size", "accumulate", "schedule", "warmup",

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -220,9 +220,13 @@ def plan(
 
 @app.command()
 def validate(file: File, overrides: Set = None, as_json: Json = False) -> None:
-    """Check an experiment file without running anything."""
+    """Check an experiment file without running anything; of one's own task every method is tried on a few rows."""
     experiment = _checked(file, overrides)
     screen = _workspace(as_json).screen
+    if ":" in experiment.task:
+        from trimtab import taskcheck
+
+        screen.word("task", taskcheck.tried(experiment))
     if as_json:
         screen.json(experiment.model_dump(mode="json"))
     else:
@@ -439,12 +443,19 @@ def init(
     data: Annotated[str | None, typer.Option(help="Your data; without it, scikit-learn's digits.")] = None,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("experiment.yaml"),
     name: Annotated[str | None, typer.Option(help="Name of the model; by default the data's.")] = None,
+    task: Annotated[
+        Literal["images", "custom"], typer.Option(help="`custom` writes a task of your own too.")
+    ] = "images",
     as_json: Json = False,
 ) -> None:
-    """Write a commented experiment file that fits your data."""
-    from trimtab import scaffold
+    """Write a commented experiment file that fits your data, or the skeleton of a task of your own."""
+    from trimtab import scaffold, skeleton
 
     screen = _workspace(as_json).screen
+    if task == "custom":
+        files = skeleton.skeleton(name or scaffold.name_from(Path(data or "mine")), data, out)
+        screen.record({"wrote": [str(path) for path in files], "next": f"trimtab validate {out}"})
+        return
     made = scaffold.scaffold(name or scaffold.name_from(Path(data or "digits")), data, out)
     screen.record({"wrote": str(made), "next": f"trimtab run {made}"})
 

@@ -17,9 +17,9 @@ from cluster.session import Session
 from cluster.store import Store
 from ladder.bundle import read_bundle
 from serve import deploy as deployment
+from tasks import own
+from tasks.task import MEDIA_TYPES
 from trimtab.workspace import Workspace
-
-CONTENT_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".json": "application/json"}
 
 
 def deploy(experiment: Experiment, version: ModelVersion, workspace: Workspace, cluster: Session) -> str:
@@ -37,7 +37,11 @@ def deploy(experiment: Experiment, version: ModelVersion, workspace: Workspace, 
         )
     # The bundle says how it was made; how it is served is what the file says today.
     today = {"serve": experiment.serve, "adapt": experiment.adapt}
-    served = dataclasses.replace(bundle, experiment=bundle.experiment.model_copy(update=today))
+    as_today = bundle.experiment.model_copy(update=today).lying_in(experiment.folder)
+    code, kept = own.find(as_today), bundle.code()
+    if code is not None and kept and code.digest != own.Code(kept).digest:
+        workspace.screen.word("deploy", f"the task's code is not what version {version.version} was made with")
+    served = dataclasses.replace(bundle, experiment=as_today)
     made = deployment.deploy(
         cluster, served, version.version, on_word=lambda text: workspace.screen.word("deploy", text)
     )
@@ -58,10 +62,10 @@ def rollback(experiment: Experiment, workspace: Workspace, cluster: Session) -> 
 
 def predict(experiment: Experiment, body: Path, cluster: Session) -> dict[str, Any]:
     """Ask the endpoint for one answer. Raises UserError, NotFoundError, UnauthorisedError."""
-    content_type = CONTENT_TYPES.get(body.suffix.lower())
+    content_type = MEDIA_TYPES.get(body.suffix.lower())
     if content_type is None:
-        known = ", ".join(CONTENT_TYPES)
-        raise UserError("INPUT", str(body), f"has a suffix other than {known}", "name an image or a JSON file")
+        known = ", ".join(MEDIA_TYPES)
+        raise UserError("INPUT", str(body), f"has a suffix other than {known}", "name an image, a text or a JSON file")
     try:
         data = body.read_bytes()
     except OSError as error:
@@ -80,5 +84,6 @@ def sample(store: Store, bundle: str) -> str | None:
 def curl(url: str, cluster: Session, sample_path: str | None) -> str:
     """A command that works when pasted; the token stays in its file and out of the history."""
     token = f'-H "Authorization: Bearer $(head -n1 {shlex.quote(cluster.api_token_path)})"'
-    body = f"-H 'Content-Type: image/png' --data-binary @{shlex.quote(sample_path or 'IMAGE.png')}"
+    path = sample_path or "INPUT.json"
+    body = f"-H 'Content-Type: {MEDIA_TYPES[Path(path).suffix]}' --data-binary @{shlex.quote(path)}"
     return f"curl -sw '\\n' {token} {body} {url}/predict"

@@ -24,6 +24,7 @@ from cluster.session import Session
 from cluster.store import Kind, Store
 from jobs import keys, sources
 from jobs.keys import Keys
+from tasks import own
 
 RESULTS: dict[str, Kind] = {"preprocess": "datasets", "tune": "searches", "train": "runs", "evaluate": "bundles"}
 LOG_LINES_SHOWN = 20  # of a job that died without saying why
@@ -112,6 +113,7 @@ class Runner:
                 experiments.ENVIRONMENT: self.experiment.model_dump_json(),
                 "TRIMTAB_STORE": self.store.uri,
                 experiments.ASKED_AT: str(time.time()),
+                **own.ship(self.experiment, self.store),
             },
             metadata={"step": step.step, "key": step.key},
         )

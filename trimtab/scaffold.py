@@ -39,7 +39,7 @@ train:
   epochs: 20
   batch_size: 128
   learning_rate: 0.01     # peak of a one-cycle schedule
-  augment: {augment}          # none, shift, shift_flip (also mirrors: not for digits or text)
+  augment: {augment}          # none, shift, shift_flip (mirrors: not for digits or text), strong ...
   early_stopping: {{metric: accuracy, patience: 5}}
 
 serve:

@@ -143,8 +143,9 @@ def texts_from_values(field: str, values: Sequence[Any], shape: tuple[int, ...])
     """Texts of JSON, or bytes of a message, as BYTES of `shape`, itself checked before. Raises RequestError 400."""
     if len(values) != math.prod(shape):
         raise refusal(400, field, f"{len(values)} texts", f"does not fill the shape {list(shape)}", "send one per row")
-    if odd := next((value for value in values if not isinstance(value, str | bytes)), None):
-        raise refusal(400, field, odd, "is not a text", "send texts")
+    for value in values:
+        if not isinstance(value, str | bytes):
+            raise refusal(400, field, value, "is not a text", "send texts")
     return [value.encode("utf-8", "replace") if isinstance(value, str) else value for value in values]
 
 

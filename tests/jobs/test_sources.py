@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import gzip
 import io
 import json
@@ -395,3 +396,87 @@ def test_looking_at_data_loads_neither_ray_nor_torch() -> None:
     code = "import sys; from jobs import sources; print({'ray', 'torch', 'sklearn'} & set(sys.modules))"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+RECORDS = [
+    {"size": 1.5, "name": 'a, "b"', "y": "u"},
+    {"size": 2, "name": "", "y": "v"},
+    {"size": None, "name": "é", "y": "u"},
+]
+
+
+def table_of(kind: str, path: Path, records: list[dict[str, Any]]) -> Path:
+    """The same records as a file of each kind; what a kind has no word for is left empty."""
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, records)))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(records[0]))
+            writer.writeheader()
+            writer.writerows(records)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_several_input_columns_are_one_json_object(tmp_path: Path, kind: str) -> None:
+    path = table_of(kind, tmp_path / f"rows.{kind}", RECORDS)
+    made = experiment(kind, path=path, input=["size", "name"], label="y")
+
+    sources.preflight(made)
+    rows = rows_of(made)
+
+    texts = kind == "csv"  # in which all is text
+    numbers: list[Any] = ["1.5", "2", ""] if texts else [1.5, 2, None]
+    found = [json.loads(row["value"]) for row in rows]
+    assert [list(each) for each in found] == [["size", "name"]] * 3  # in the order of the setting
+    assert found == [{"size": n, "name": r["name"]} for n, r in zip(numbers, RECORDS, strict=True)]
+    assert [row["label"] for row in rows] == ["u", "v", "u"]
+
+
+def test_one_column_in_a_list_is_an_object_too(tmp_path: Path) -> None:
+    path = table_of("jsonl", tmp_path / "rows.jsonl", RECORDS)
+
+    rows = rows_of(experiment("jsonl", path=path, input=["size"], label="y"))
+
+    assert [row["value"] for row in rows] == [b'{"size": 1.5}', b'{"size": 2}', b'{"size": null}']
+
+
+def test_each_input_column_must_be_there_and_be_plain(tmp_path: Path) -> None:
+    records = [{"size": 1.0, "many": [1, 2], "y": "u"}]
+    lacking = table_of("csv", tmp_path / "rows.csv", records)
+    nested = table_of("parquet", tmp_path / "rows.parquet", records)
+
+    with pytest.raises(DataError, match=r"data.source.input = 'sizes': no such column in rows.csv"):
+        sources.preflight(experiment("csv", path=lacking, input=["size", "sizes"], label="y"))
+    with pytest.raises(DataError, match=r"data.source.input = 'many': the column is list"):
+        sources.preflight(experiment("parquet", path=nested, input=["size", "many"], label="y"))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_the_labels_of_a_task_of_values_are_any_numbers(tmp_path: Path, kind: str) -> None:
+    targets = [1.5, -2.0, 1e-30, None]
+    path = table_of(kind, tmp_path / f"rows.{kind}", [{"age": 1, "y": y} for y in targets])
+
+    rows = rows_of(values_of(kind, path))
+
+    assert [row["label"] for row in rows] == ["1.5", "-2.0", "1e-30", ""]
+    assert {row["reason"] for row in rows} == {""}  # a missing one is counted where rows are cleaned
+
+
+def test_what_is_no_number_is_a_bad_label_of_a_task_of_values(tmp_path: Path) -> None:
+    lines = [f'{{"age": 1, "y": {y}}}' for y in ('"two"', "true", "[1]", "NaN", "1e999", '" 3 "')]
+    path = write(tmp_path / "rows.jsonl", "\n".join(lines))
+
+    rows = rows_of(values_of("jsonl", path))
+
+    assert [row["reason"] for row in rows] == ["bad_label"] * 5 + [""]
+    assert rows[5]["label"] == "3.0"
+
+
+def values_of(kind: str, path: Path) -> Experiment:
+    """For the example of a task of one's own, whose targets are values."""
+    source = {"kind": kind, "path": str(path), "input": ["age"], "label": "y"}
+    made = parse({"name": "x", "task": "diabetes:Diabetes", "data": {"source": source}})
+    return made.lying_in(str(Path(__file__).parents[2] / "experiments" / "own_task"))

@@ -166,7 +166,7 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_changes_nothing_but_the_attem
     assert kill.killed_at > 1
     assert [entry["epoch"] for entry in entries] == list(range(EPOCHS))
     assert {entry["rows"] for entry in entries} == {1392}
-    assert (entries[0]["attempt"], entries[-1]["attempt"]) == (1, 2)
+    assert entries[-1]["attempt"] == 2
     for before, after in zip(history(shared, "undisturbed"), entries, strict=True):
         assert after["train_loss"] == pytest.approx(before["train_loss"])
     # Batch norm's statistics are averaged over the workers with each checkpoint: equal but for rounding.

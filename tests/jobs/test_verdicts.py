@@ -185,3 +185,71 @@ def test_test_rows_that_share_no_label_with_training_are_refused() -> None:
 
     with pytest.raises(DataError, match=r"none of the 2 test rows .*: the test rows say x, y, the training rows a, b"):
         verdicts.judge(index_of(rows), data())
+
+
+VALUES = verdicts.Rules(has_values=True)
+
+
+def test_values_become_float32_targets_without_labels() -> None:
+    judged = verdicts.judge(index_of([row(i, text) for i, text in enumerate(["1.5", "-2.0", "1e-30"])]), data(), VALUES)
+
+    assert judged.labels == ()
+    assert judged.target.dtype == np.float32
+    assert judged.target.tolist() == pytest.approx([1.5, -2.0, 1e-30])
+    assert sorted(np.concatenate(list(judged.splits.values())).tolist()) == [0, 1, 2]
+
+
+def test_equal_rows_with_different_values_contradict_each_other_unless_the_task_expects_them() -> None:
+    rows = [row(1, "1.0"), row(1, "2.0"), row(2, "3.0"), row(2, "3.0"), row(3, "4.0")]
+    # The content of an ambiguous task's rows knows their target: see jobs/cleaner.py.
+    told_apart = [row(11, "1.0"), row(12, "2.0"), row(21, "3.0"), row(21, "3.0"), row(31, "4.0")]
+
+    strict = verdicts.judge(index_of(rows), data(), VALUES)
+    lenient = verdicts.judge(index_of(told_apart), data(), verdicts.Rules(has_values=True, ambiguous=True))
+
+    assert strict.reason.tolist() == ["conflicting_label", "conflicting_label", "", "duplicate", ""]
+    assert lenient.reason.tolist() == ["", "", "", "duplicate", ""]
+
+
+def test_a_row_without_a_value_is_rejected_and_harms_no_other() -> None:
+    judged = verdicts.judge(index_of([row(1, "", reason="missing_label"), row(2, "3.0")]), data(), VALUES)
+
+    assert judged.reason.tolist() == ["missing_label", ""]
+    assert judged.target[1] == 3.0
+
+
+def test_values_need_no_two_classes_but_rows_in_every_split() -> None:
+    index = index_of([row(i, "1.0") for i in range(60)])
+
+    verdicts.check(index, verdicts.judge(index, data(), VALUES), data(), "", VALUES)
+    one = index_of([row(1, "1.0")])
+    with pytest.raises(DataError, match="split is empty"):
+        verdicts.check(one, verdicts.judge(one, data(), VALUES), data(), "", VALUES)
+
+
+def test_rows_that_the_source_calls_validation_are_that_split() -> None:
+    rows = [row(i, "ab"[i % 2], validation=i < 6, test=6 <= i < 10) for i in range(40)]
+
+    splits = verdicts.judge(index_of(rows), data()).splits
+
+    assert sorted(splits["validation"].tolist()) == [0, 1, 2, 3, 4, 5]
+    assert sorted(splits["test"].tolist()) == [6, 7, 8, 9]
+    assert len(splits["train"]) == 30
+
+
+def test_a_label_that_only_validation_rows_have_is_unknown() -> None:
+    rows = [row(1, "a"), row(2, "b"), row(3, "c", validation=True), row(4, "a", validation=True)]
+
+    assert verdicts.judge(index_of(rows), data()).reason.tolist() == ["", "", "unknown_label", ""]
+
+
+def test_labels_that_the_source_names_are_all_there_can_be_in_its_order() -> None:
+    rules = verdicts.Rules(labels=("z", "b", "a"))
+    index = index_of([row(i, "ab"[i % 2]) for i in range(60)] + [row(99, "c", test=True), row(98, "a", test=True)])
+
+    judged = verdicts.judge(index, data(), rules)
+
+    assert judged.labels == ("z", "b", "a")
+    assert judged.target[:2].tolist() == [2, 1]
+    assert judged.reason[60] == "unknown_label"
+    verdicts.check(index, judged, data(), "", rules)  # that nothing is a `z` yet is no mistake

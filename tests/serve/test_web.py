@@ -97,6 +97,79 @@ def test_infer_takes_and_gives_bytes_behind_the_json(ask: Callable[..., httpx.Re
     assert answer.content[length + 16 :] == b"\6\0\0\0dark-1\7\0\0\0light-1"
 
 
+@pytest.mark.parametrize("where", ["query", "body"])
+def test_the_likeliest_labels_alone_are_said_where_asked(
+    ask: Callable[..., httpx.Response], paint: Callable[..., bytes], where: str
+) -> None:
+    image = base64.b64encode(paint(255)).decode()
+    path, more = (f"{MODEL}/predict?top_k=1", {}) if where == "query" else (f"{MODEL}/predict", {"top_k": 1})
+
+    said = ask("POST", path, json.dumps({"image": image, **more}), JSON).json()
+
+    assert (said["label"], list(said["probabilities"])) == ("light-1", ["light-1"])
+
+
+def test_instances_may_be_what_the_task_reads_each_with_its_own_options(
+    ask: Callable[..., httpx.Response], paint: Callable[..., bytes]
+) -> None:
+    dark, light = (base64.b64encode(paint(level)).decode() for level in (0, 255))
+    instances = [{"image": light, "top_k": 1}, {"image": dark}, {"pixels": [[9] * 6] * 4}]
+
+    said = ask("POST", f"{MODEL}/predict", json.dumps({"instances": instances}), JSON).json()["predictions"]
+
+    assert [answer["label"] for answer in said] == ["light-1", "dark-1", "dark-1"]
+    assert [len(answer["probabilities"]) for answer in said] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "words"),
+    [
+        pytest.param("top_k=3", 400, "top_k", id="more labels than there are"),
+        pytest.param("top_k=0", 400, "is no whole number from 1 to 2", id="none"),
+        pytest.param("top=1", 400, "option top", id="unknown"),
+        pytest.param("top_k", 400, "is not NAME=VALUE", id="no value"),
+        pytest.param("&".join(f"a{i}=1" for i in range(17)), 400, "at most 16", id="17 options"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    ask: Callable[..., httpx.Response], paint: Callable[..., bytes], query: str, status: int, words: str
+) -> None:
+    answer = ask("POST", f"{MODEL}/predict?{query}", paint(0), PNG)
+
+    assert answer.status_code == status
+    assert words in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("instances", "status", "words"),
+    [
+        pytest.param(["text"], 422, "cannot be used", id="a text for an image"),
+        pytest.param([{"image": "!"}], 422, "`image` is not base64", id="no base64"),
+        pytest.param([{"pixels": [[9] * 6] * 4}, {"pixels": []}], 422, "instances[1]", id="the second one"),
+        pytest.param([{"pixels": [[9] * 6] * 4}, 7], 422, "instances[1]", id="a number among objects"),
+        pytest.param([{}] * 513, 400, "are too many", id="too many"),
+        pytest.param({}, 400, "is not a list", id="no list"),
+    ],
+)
+def test_instances_that_cannot_be_read_are_refused_by_their_place(
+    ask: Callable[..., httpx.Response], instances: Any, status: int, words: str
+) -> None:
+    answer = ask("POST", f"{MODEL}/predict", json.dumps({"instances": instances}), JSON)
+
+    assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_an_answer_that_json_cannot_say_is_our_failure_not_the_connections(
+    ask: Callable[..., httpx.Response], core: Core, paint: Callable[..., bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    core.model("shades").task.answer = lambda outputs, *_: {"label": outputs}  # type: ignore[method-assign, assignment]
+
+    answer = ask("POST", f"{MODEL}/predict", paint(0), PNG)
+
+    assert answer.status_code == 500
+    assert answer.json()["request_id"] in caplog.text
+
+
 def test_an_answer_without_a_content_type_is_given_to_json(ask: Callable[..., httpx.Response]) -> None:
     assert ask("POST", f"{MODEL}/infer", tensor()).status_code == 200  # Triton's client names none
 

@@ -77,3 +77,17 @@ def test_errors_of_values_are_those_of_scikit_learn():
     assert got["mean_absolute_error"] == pytest.approx(sk.mean_absolute_error(truth, values), rel=1e-5)
     assert got["r2"] == pytest.approx(sk.r2_score(truth, values), rel=1e-5)
     assert metrics.regression(values[:, None], np.full(200, 3.0, np.float32))["r2"] == 0.0
+
+
+def test_of_many_labels_it_also_counts_whether_the_truth_is_among_the_likeliest_five() -> None:
+    from sklearn.metrics import top_k_accuracy_score
+
+    generator = np.random.default_rng(0)
+    truth = np.concatenate([np.arange(20), generator.integers(0, 20, 200)])
+    probabilities = generator.dirichlet(np.ones(20), len(truth)).astype(np.float32)
+    names = tuple(map(str, range(20)))
+
+    found = metrics.classification(probabilities, truth, names)
+
+    assert found["top_5_accuracy"] == pytest.approx(top_k_accuracy_score(truth, probabilities, k=5))
+    assert "top_5_accuracy" not in metrics.classification(*guesses(), LABELS)

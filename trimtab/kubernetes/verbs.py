@@ -10,7 +10,8 @@ import os
 from typing import TYPE_CHECKING
 
 from cluster.config import Experiment
-from cluster.errors import NotFoundError, UserError
+from cluster.errors import ConfigError, NotFoundError, UserError
+from tasks import own
 from trimtab.kubernetes import overlay as overlays
 from trimtab.kubernetes.pods import Manifest
 from trimtab.kubernetes.render import Version, render
@@ -27,7 +28,14 @@ def ray_version() -> str:
 
 
 def files(experiment: Experiment, version: Version | None, overlay: str | None) -> dict[str, list[Manifest]]:
-    """File name -> objects, one file for each part. Raises UserError for an overlay that is none."""
+    """File name -> objects, one file for each part.
+
+    Raises:
+        UserError: the overlay is none, or the task's code lies in a folder of this machine.
+    """
+    if own.find(experiment) is not None:
+        problem = "lies beside the experiment file, from where it does not travel to Kubernetes"
+        raise ConfigError("task", experiment.task, problem, "install it as a package in the image")
     made = render(experiment, version, ray_version())
     if overlay is None:
         return made

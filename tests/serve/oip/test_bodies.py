@@ -187,3 +187,26 @@ def test_nesting_is_bounded_however_it_is_found(body: str, is_deep: bool) -> Non
 )
 def test_what_the_standard_library_reads_is_read_alike(body: bytes) -> None:
     assert bodies.parse_json(body) == json.loads(body)
+
+
+def test_texts_come_in_json_and_behind_it() -> None:
+    spec = TensorSpec("features", "BYTES", (-1, 1))
+    plain = {"inputs": [{"name": "features", "datatype": "BYTES", "shape": [2, 1], "data": ["a", "é"]}]}
+    tail = b"\1\0\0\0a\2\0\0\0" + "é".encode()
+    head = request({"datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": len(tail)}})
+
+    typed = bodies.read(json.dumps(plain).encode(), None, spec, 8, OUTPUTS)
+    raw = bodies.read(head + tail, str(len(head)), spec, 8, OUTPUTS)
+
+    assert typed.rows == raw.rows == [b"a", "é".encode()]
+
+
+@pytest.mark.parametrize("data", [[1, 2], ["a"], [["a"], ["b", "c"]], "ab", None, [None, "a"]])
+def test_other_data_is_no_texts(data: Any) -> None:
+    spec = TensorSpec("features", "BYTES", (-1, 1))
+    body = {"inputs": [{"name": "features", "datatype": "BYTES", "shape": [2, 1], "data": data}]}
+
+    with pytest.raises(RequestError) as refused:
+        bodies.read(json.dumps(body).encode(), None, spec, 8, OUTPUTS)
+
+    assert refused.value.status == 400

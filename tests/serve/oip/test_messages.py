@@ -84,3 +84,16 @@ def test_the_answer_takes_the_form_of_the_request(core: Core, raw: bool) -> None
         assert list(response.outputs[1].contents.bytes_contents) == [b"light-1"]
     assert (response.parameters["version"].int64_param, response.parameters["queue_ms"].double_param) == (3, 1.5)
     assert response.id == response.parameters["request_id"].string_param == "r-1"
+
+
+def test_texts_come_typed_and_raw() -> None:
+    texts = TensorSpec("features", "BYTES", (-1, 1))
+
+    typed, _ = messages.read(request("BYTES", (2, 1), bytes_contents=[b"a", b"\xff"]), texts, 8, OUTPUTS)
+    raw, _ = messages.read(request("BYTES", (2,), raw=[b"\1\0\0\0a\0\0\0\0"]), texts, 8, OUTPUTS)
+
+    assert (typed, raw) == ([b"a", b"\xff"], [b"a", b""])
+    with pytest.raises(RequestError, match="is not where BYTES"):
+        messages.read(request("BYTES", (1, 1), fp32_contents=[1]), texts, 8, OUTPUTS)
+    with pytest.raises(RequestError, match="are not 2 texts"):
+        messages.read(request("BYTES", (2, 1), raw=[b"\1\0\0\0a"]), texts, 8, OUTPUTS)

@@ -152,3 +152,56 @@ def test_other_outputs_are_refused(names: list[Any], words: str) -> None:
         tensors.check_outputs(names, ("probabilities", "label"))
 
     assert words in refused.value.message
+
+
+TEXTS = TensorSpec("text", "BYTES", (-1, 1))
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_texts_come_as_values_of_json_and_as_bytes_behind_their_length(shape: tuple[int, ...]) -> None:
+    tensors.check_head("text", "BYTES", shape, TEXTS, 8)
+
+    assert tensors.texts_from_values("data", ["é", b"\xff"], shape) == ["é".encode(), b"\xff"]
+    assert tensors.texts_from_bytes("raw", b"\2\0\0\0ab\0\0\0\0", shape) == [b"ab", b""]
+
+
+@pytest.mark.parametrize(
+    ("data", "shape"),
+    [
+        pytest.param(b"", (1,), id="nothing"),
+        pytest.param(b"\2\0\0\0a", (1,), id="cut off in a text"),
+        pytest.param(b"\2\0\0", (1,), id="cut off in a length"),
+        pytest.param(b"\1\0\0\0a", (2,), id="a text too few"),
+        pytest.param(b"\1\0\0\0a\1\0\0\0b", (1,), id="a text too many"),
+        pytest.param(b"\xff\xff\xff\xff", (1,), id="4 GiB announced"),
+        pytest.param(b"\0\0\0\0" * 1000, (3,), id="many empty ones"),
+    ],
+)
+def test_bytes_that_are_not_the_texts_announced_are_refused(data: bytes, shape: tuple[int, ...]) -> None:
+    with pytest.raises(RequestError, match="send each behind its length in 4 bytes") as refused:
+        tensors.texts_from_bytes("raw", data, shape)
+
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        pytest.param(["a"], "'1 texts': does not fill the shape [2]", id="too few"),
+        pytest.param(["a", 1], "data = 1: is not a text", id="a number"),
+        pytest.param(["a", 0], "data = 0: is not a text", id="zero"),
+        pytest.param([None, "a"], "data = None: is not a text", id="null"),
+        pytest.param(["a", ["b"]], "is not a text", id="a list"),
+    ],
+)
+def test_values_that_are_no_texts_are_refused(values: list[Any], words: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        tensors.texts_from_values("data", values, (2,))
+
+    assert words in refused.value.message
+
+
+@pytest.mark.parametrize("shape", [(0,), (9,), (1, 2), (1, 1, 1), (-1,)])
+def test_texts_have_one_side_and_are_not_too_many(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RequestError):
+        tensors.check_head("text", "BYTES", shape, TEXTS, 8)
