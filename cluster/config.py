@@ -228,6 +228,30 @@ class Text(Section):
     """Longer texts are refused before anything is done with them."""
 
 
+class Answers(Section):
+    """What an endpoint of the task `answers` says, and how sure it must be; without effect on other tasks."""
+
+    templates: str | None = None
+    """YAML or JSON file with the text for each intent and the slots in it; without it all is left to the documents."""
+    documents: str | None = None
+    """Folder or file of Markdown or JSON lines, in which is looked for what no intent covers."""
+    out_of_scope_label: str = "oos"
+    """Label of rows that no intent covers: nothing is learned from them, they measure how well that is noticed."""
+    rejected: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """Share of the questions that an intent covers which may be taken for such that none does; fewer of those are then
+    answered wrongly. On the validation split, for each rung of the ladder by itself."""
+    least_confidence: Share = 0.5
+    """A passage is quoted with this confidence or more; with less a person takes over."""
+    passage_chars: Annotated[int, Field(ge=100, le=4000)] = 700
+    """Longest passage."""
+    overlap_chars: Annotated[int, Field(ge=0, le=1000)] = 120
+    """How much of a passage the next one of the same heading repeats at most."""
+    max_turns: Annotated[int, Field(ge=1, le=32)] = 8
+    """Turns of a conversation that are remembered."""
+    conversation_ttl: Duration = 1800.0
+    """A conversation is over after so long without a turn."""
+
+
 class EarlyStopping(Section):
     metric: Literal["accuracy", "loss"] = "accuracy"
     """Measured on the validation split after every epoch."""
@@ -508,6 +532,7 @@ class Experiment(Section):
     data: Data
     model: Model = Model()
     text: Text = Text()
+    answers: Answers = Answers()
     train: Train = Train()
     tune: Tune | None = None
     """Search for better settings before training; without it `train` and `model` are used as they stand."""

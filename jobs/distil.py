@@ -48,10 +48,10 @@ def distil(
 
 
 def steps(task: Task, num_rows: int) -> int:
-    """Those of the trained network at most, so that a ladder never takes much longer than what it is made from."""
+    """Bounded by those of the trained network, so that a ladder never takes much longer than what it is made from."""
     recipe = task.experiment.train
     own = recipe.epochs * max(1, num_rows // recipe.batch_size)
-    return min(task.experiment.ladder.student_steps, max(LEAST_STEPS, own))
+    return min(task.experiment.ladder.student_steps, max(LEAST_STEPS, round(own * task.student_share)))
 
 
 def _distil(
@@ -105,8 +105,8 @@ def _loss(logits: torch.Tensor, answers: torch.Tensor, truth: torch.Tensor, task
     if task.targets == "value":
         return (1 - TRUTH_SHARE) * task.loss(logits, answers[:, 0]) + TRUTH_SHARE * task.loss(logits, truth)
     soft = functional.kl_div(
-        functional.log_softmax(logits / TEMPERATURE, dim=1),
-        functional.log_softmax(answers / TEMPERATURE, dim=1),
+        functional.log_softmax(task.taught(logits) / TEMPERATURE, dim=1),
+        functional.log_softmax(task.taught(answers) / TEMPERATURE, dim=1),
         reduction="batchmean",
         log_target=True,
     )

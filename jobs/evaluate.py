@@ -114,6 +114,7 @@ def _write(
         "probe": ("probe.npy", _probe(dataset)),
         "reference": ("reference.npz", _reference(graphs, variants, rows)),
         **{f"{KEPT}{name}": (name, dataset.file(name)) for name in dataset.files},
+        **_added(task, graphs, variants),
     }
     if (code := own.find(experiment)) is not None:
         files |= {f"{CODE}{name}": (f"code/{name}", data) for name, data in code.files.items()}
@@ -154,16 +155,27 @@ def _probe(dataset: Dataset) -> bytes:
     return out.getvalue()
 
 
+def _added(task: Task, graphs: dict[str, bytes], variants: tuple[str, ...]) -> dict[str, tuple[str, bytes]]:
+    """What the task keeps with this version, by role."""
+    forwards = {variant: OnnxPredictor(graphs[variant]) for variant in variants}
+    return {f"{KEPT}{name}": (name, data) for name, data in task.accompany(forwards).items()}
+
+
 def _sample(
     task: Task, rows: np.ndarray, truth: np.ndarray, outputs: np.ndarray, encoding: Encoding
 ) -> tuple[tuple[str, bytes], str] | None:
     """A test row to try the endpoint with, the surest of the right answers, and what is true of it."""
     right = task.right(outputs, truth)
-    chosen = int(np.where(right == right.max(), outputs.max(axis=1), -np.inf).argmax())
+    right = np.where(truth < len(encoding.labels), right, 0.0) if encoding.labels else right  # show what it can do
+    sure = outputs[:, : len(encoding.labels) or None].max(axis=1)
+    chosen = int(np.where(right == right.max(), sure, -np.inf).argmax())
     file = task.sample(rows[chosen], encoding)
     if file is None:
         return None
-    return file, encoding.labels[int(truth[chosen])] if encoding.labels else f"{truth[chosen]:g}"
+    if not encoding.labels:
+        return file, f"{truth[chosen]:g}"
+    number = int(truth[chosen])
+    return file, encoding.labels[number] if number < len(encoding.labels) else str(task.outside)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from tasks.forward import answers
 from tasks.task import load_task
 
 VALIDATION_ROWS = 512  # per forward pass
+MIXED_BATCHES = 32  # among whose rows those of like length are brought together
 SHUFFLE_BYTES = 64 * 1024**2  # of rows mixed in memory when they are streamed
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # rows [n, *shape] in the encoding's dtype, targets int64 [n] or float32 [n]
@@ -75,6 +76,8 @@ class InMemory:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
         order = torch.randperm(len(self._rows), generator=generator)
+        if self._trims and self._rows.ndim == 2 and not self._rows.is_floating_point():
+            order = _by_length(order[: self.num_steps * self.batch_rows], self._rows, self.batch_rows, generator)
         for step in range(start, self.num_steps):
             batch = order[step * self.batch_rows : (step + 1) * self.batch_rows]
             mine = batch[self._ranks.rank :: self._ranks.world]
@@ -155,3 +158,15 @@ def balanced_weights(dataset: Dataset) -> torch.Tensor:
     counts = sum((np.bincount(table["y"].to_numpy(), minlength=num_labels) for table in dataset.tables("train")), 0)
     even = np.sum(counts) / num_labels
     return torch.from_numpy((even / np.where(counts, counts, even)).astype(np.float32))
+
+
+def _by_length(order: torch.Tensor, rows: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
+    """The order with rows of like length in one batch of `size`, as far as MIXED_BATCHES have them.
+
+    A batch is as long as its longest row, and the time goes with its length.
+    """
+    lengths = (rows != 0).sum(1)
+    batches: list[torch.Tensor] = []
+    for some in torch.split(order, MIXED_BATCHES * size):
+        batches += torch.split(some[lengths[some].argsort(stable=True)], size)
+    return torch.cat([batches[i] for i in torch.randperm(len(batches), generator=generator)])

@@ -14,7 +14,7 @@ from cluster.errors import ConfigError
 from cluster.experiment import fingerprint
 from jobs import sources
 from tasks import weights
-from tasks.task import code_version
+from tasks.task import code_version, load_task
 
 # Modules whose code decides a step's result; tests/jobs/test_keys.py keeps the lists whole.
 PREPROCESS_CODE = (
@@ -41,6 +41,7 @@ TRAIN_CODE = (
     "jobs.ranks",
     "jobs.pace",
     "jobs.checkpoint",
+    "tasks.forward",
 )
 SEARCH_CODE = ("tune.search", "tune.space", "tune.study", "tune.trial", "tune.refit")
 EVALUATE_CODE = (
@@ -50,6 +51,7 @@ EVALUATE_CODE = (
     "jobs.rungs",
     "jobs.distil",
     "jobs.precision",
+    "tasks.forward",
     "ladder.variants",
     "ladder.profile",
     "ladder.reference",
@@ -82,14 +84,17 @@ class Keys:
 def of(experiment: Experiment) -> Keys:
     """Raises DataError when the data cannot be found, ConfigError when pretrained weights cannot."""
     code = {part: code_version(experiment, *modules) for part, modules in _CODE.items()}
-    text = experiment.text.max_tokens, experiment.text.max_chars
+    text = experiment.text.max_tokens, experiment.text.max_chars, experiment.answers.out_of_scope_label
     data = experiment.data, text, experiment.seed, experiment.task, sources.fingerprint(experiment)
     dataset = fingerprint(*data, code["dataset"])
     own = experiment.train, experiment.model, experiment.text, weights.fingerprint(experiment.model)
     run = fingerprint(*own, experiment.seed, experiment.task, dataset, code["run"])
     search = _search(experiment, run)
     run = fingerprint(run, search) if search else run
-    return Keys(dataset, run, fingerprint(experiment.name, experiment.ladder, run, code["bundle"]), search)
+    # Of a task of one's own nothing is asked here: its module may load anything, and a plan is made in no time.
+    beside = None if ":" in experiment.task else load_task(experiment).inspect()
+    bundle = experiment.name, experiment.ladder, run, code["bundle"], *([] if beside is None else [beside])
+    return Keys(dataset, run, fingerprint(*bundle), search)
 
 
 def _search(experiment: Experiment, untuned_run: str) -> str:

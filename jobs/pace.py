@@ -18,6 +18,7 @@ from jobs.ranks import Ranks
 
 PHASES = ("data", "forward", "backward", "sync", "optimiser")
 STRAGGLER = 1.5  # times the median: a rank that takes longer is named
+SOME_S = 1.0  # that the median must have worked: less says nothing about a rank
 LOOK_EVERY_S, MAX_STEPS = 0.2, 1000  # between two looks
 
 
@@ -121,8 +122,10 @@ def straggler(table: Sequence[Sequence[float]]) -> dict[str, float]:
     """
     waiting = 1 + PHASES.index("sync")
     busy = [sum(row[1 : 1 + len(PHASES)]) - row[waiting] for row in table]
-    ratio = max(busy) / max(statistics.median_low(busy), 1e-9)
-    return {"straggler": busy.index(max(busy)), "straggler_ratio": ratio} if ratio > STRAGGLER else {}
+    median = statistics.median_low(busy)
+    if median < SOME_S or max(busy) <= STRAGGLER * median:
+        return {}
+    return {"straggler": busy.index(max(busy)), "straggler_ratio": max(busy) / median}
 
 
 def peak_memory(device: torch.device) -> int:

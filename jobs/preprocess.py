@@ -79,7 +79,9 @@ def _cleaned(
     cleaner = _cleaner(experiment, reading)
     total = reading.num_rows() or 0
     task = load_task(experiment)
-    rules = verdicts.Rules(reading.labels, has_values=task.targets == "value", ambiguous=task.ambiguous)
+    rules = verdicts.Rules(
+        reading.labels, has_values=task.targets == "value", ambiguous=task.ambiguous, outside=task.outside
+    )
     dataset = _dataset(reading, cleaner)
     dataset.context.enable_progress_bars = False
     del reading  # the rows are in the object store now: this process need not hold them too

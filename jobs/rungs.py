@@ -15,7 +15,7 @@ from cluster.progress import Progress
 from jobs.distil import distil
 from ladder import profile
 from ladder.profile import Ladder, LeftOut
-from ladder.variants import ExportError, export_onnx, quantise, quantise_dynamic
+from ladder.variants import ExportError, OnnxPredictor, export_onnx, quantise, quantise_dynamic, shifted
 from tasks.dataset import Dataset
 from tasks.task import Task
 
@@ -58,7 +58,11 @@ def build(
         except ExportError as error:
             failed.append(LeftOut(int8, str(error)))
     seen, labels = dataset.load("validation")
-    measured = profile.measure(graphs, reference, seen, labels, experiment.serve.max_batch, task)
+    answers = {variant: profile.batched(OnnxPredictor(graph), seen) for variant, graph in graphs.items()}
+    for variant, answer in answers.items():
+        if (shift := task.calibrate(answer, labels)) is not None:
+            graphs[variant], answers[variant] = shifted(graphs[variant], shift), answer + shift
+    measured = profile.measure(graphs, reference, seen, labels, experiment.serve.max_batch, task, answers)
     ladder = profile.arrange(measured, reference, experiment.ladder.max_accuracy_loss, len(seen))
     ladder = dataclasses.replace(ladder, left_out=(*ladder.left_out, *failed))
     kept = {REFERENCE, *(rung.variant for rung in ladder.rungs)}

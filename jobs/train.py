@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,14 @@ from jobs import checkpoint
 from jobs.checkpoint import Course
 from jobs.follower import Board, Follower, RunLog
 from tasks.dataset import Dataset, read_dataset
+from tasks.task import load_task
 
 if TYPE_CHECKING:
     from cluster.registry import Registry
     from jobs.command import Context
 
 MEMORY_SHARE = 0.25  # of what is free, for the rows of all workers together
+TRIED_ROWS = 64  # by a task of one's own before any worker starts
 CPU_SHARE = 0.75  # of the cluster's, for the workers: serving replicas and Ray Data's tasks need some too
 
 
@@ -61,7 +64,7 @@ def run(
     asked for the training, in seconds since 1970; the first step is told as seconds after it.
 
     Raises:
-        ConfigError: more workers or GPUs asked for than the cluster has.
+        ConfigError: more workers or GPUs asked for than the cluster has, or a task of one's own does not do its part.
         DataError: fewer training rows than workers.
         NotFoundError: no such dataset.
         TrimtabError: the loss became infinite, or workers died more often than `train.max_failures`.
@@ -70,6 +73,8 @@ def run(
         return _figures(store.manifest("runs", key))
     dataset = read_dataset(store, dataset_key)
     _check_rows(experiment, dataset)
+    if ":" in experiment.task:
+        _try_task(experiment, dataset)
     checkpoint.discard_if_broken(store, key)
 
     def fit(follower: Follower) -> tuple[Course, str]:
@@ -126,6 +131,15 @@ def _check_rows(experiment: Experiment, dataset: Dataset) -> None:
     if dataset.num_rows("validation") == 0:
         share = experiment.data.split.validation
         raise DataError("data.split.validation", share, "no row fell into the validation split", "raise it or add data")
+
+
+def _try_task(experiment: Experiment, dataset: Dataset) -> None:
+    """What a task of one's own does wrong on some rows is said at once: on workers it would come again and again."""
+    from tasks.protocol import check_network
+
+    some = replace(dataset, shards={**dataset.shards, "train": dataset.shards["train"][:1]})
+    rows, targets = some.load("train")
+    check_network(load_task(experiment, dataset.file), dataset.encoding, rows[:TRIED_ROWS], targets[:TRIED_ROWS])
 
 
 def _fit(

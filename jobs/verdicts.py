@@ -10,6 +10,8 @@ give the same dataset. Knows no Ray, no files and no pixels.
    `duplicate` or `conflicting_label`; so does its key over theirs (`key_in_test`).
 4. Labels are those of the training rows; a test row with another is `unknown_label`.
 5. A row's place in [0, 1), the hash of seed and key, decides its split, and with its content its order.
+6. A label that the task calls no class is none of them. Its rows are for measuring, so those that would be training
+   rows are validation rows.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class Rules:
     labels: tuple[str, ...] | None = None
     has_values: bool = False  # targets are numbers
     ambiguous: bool = False  # equal inputs may have different targets, of which `content` then knows
+    outside: str | None = None  # a label that is no class; its target is the number of labels
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,14 @@ def judge(index: Index, data: Data, rules: Rules = Rules()) -> Verdicts:
     if rules.has_values:
         values = np.array([float(text or "nan") for text in index.texts] or [np.nan], np.float32)
         return Verdicts(reason, same_as, (), values[index.label], _splits(index, reason, data))
-    labels = rules.labels or order_labels(_texts(index, ~index.is_test & ~index.is_validation & (reason == "")))
+    found = rules.labels or order_labels(_texts(index, ~index.is_test & ~index.is_validation & (reason == "")))
+    labels = tuple(label for label in found if label != rules.outside)
     number = {text: i for i, text in enumerate(labels)}
+    if rules.outside is not None:
+        number[rules.outside] = len(labels)
     target = np.array([number.get(text, -1) for text in index.texts] or [-1], np.int32)[index.label]
     _reject_unknown_labels(index, reason, target, labels, data.source.kind)
-    return Verdicts(reason, same_as, labels, target, _splits(index, reason, data))
+    return Verdicts(reason, same_as, labels, target, _splits(index, reason, data, target == len(labels)))
 
 
 def check(index: Index, verdicts: Verdicts, data: Data, example: str, rules: Rules = Rules()) -> None:
@@ -161,7 +167,9 @@ def _reject_unknown_labels(
     reason[unknown] = "unknown_label"
 
 
-def _splits(index: Index, reason: np.ndarray, data: Data) -> dict[str, np.ndarray]:
+def _splits(
+    index: Index, reason: np.ndarray, data: Data, is_outside: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     good = np.flatnonzero(reason == "")
     order = np.lexsort((index.content[good, 1], index.content[good, 0], index.bucket[good]))
     rows = good[order]
@@ -174,6 +182,8 @@ def _splits(index: Index, reason: np.ndarray, data: Data) -> dict[str, np.ndarra
     is_validation = index.is_validation[rows] & ~is_test
     if not index.is_validation.any():
         is_validation = ~is_test & (place >= 1.0 - test_share - data.split.validation)
+    if is_outside is not None:
+        is_validation |= is_outside[rows] & ~is_test
     return {"train": rows[~is_test & ~is_validation], "validation": rows[is_validation], "test": rows[is_test]}
 
 

@@ -130,9 +130,17 @@ def arrange(measured: Sequence[Measured], reference: str, max_loss: float, num_r
 
 
 def measure(
-    graphs: Mapping[str, bytes], reference: str, rows: np.ndarray, truth: np.ndarray, max_batch: int, task: Task
+    graphs: Mapping[str, bytes],
+    reference: str,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    max_batch: int,
+    task: Task,
+    answers: Mapping[str, np.ndarray] | None = None,
 ) -> list[Measured]:
     """Each exported graph on encoded rows [n, *shape] and their targets [n], n at least 1; takes seconds.
+
+    `answers` are those to all rows, where they are known.
 
     Sizes are 1, 2, 4 ... `max_batch`. Variants take turns, so that a slow moment of the machine meets all.
     """
@@ -143,7 +151,8 @@ def measure(
         loads[variant] = time.perf_counter() - start
         # A small one may fit into what the process had already: it takes its file's size all the same.
         memory[variant] = max(_resident_bytes() - before, len(graph))
-    answers = {variant: batched(predictor, rows) for variant, predictor in predictors.items()}
+    if answers is None:
+        answers = {variant: batched(predictor, rows) for variant, predictor in predictors.items()}
     samples = _timed(predictors, reference, rows, max_batch)
     return [
         Measured(

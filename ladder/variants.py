@@ -61,6 +61,22 @@ def export_onnx(network: torch.nn.Module, encoding: Encoding, task: Task) -> byt
     return data
 
 
+def shifted(graph: bytes, by: np.ndarray) -> bytes:
+    """An exported graph that adds float32 [width] to each of its answers."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load_from_string(graph)
+    before = f"{OUTPUT}_{len(model.graph.node)}"  # a name that no earlier shift has taken
+    for node in model.graph.node:
+        node.output[:] = [before if name == OUTPUT else name for name in node.output]
+        node.input[:] = [before if name == OUTPUT else name for name in node.input]
+    model.graph.initializer.append(numpy_helper.from_array(by.astype(np.float32), f"{before}_shift"))
+    model.graph.node.append(helper.make_node("Add", [before, f"{before}_shift"], [OUTPUT]))
+    data: bytes = model.SerializeToString()
+    return data
+
+
 def quantise_dynamic(graph: bytes) -> bytes:
     """An exported graph with matrix products in int8: weights per channel, activations in the range each pass has.
 

@@ -100,6 +100,14 @@ class Tokens:
             raise RequestError(429, message, {"retry-after": after})
         return client.name
 
+    def secret(self, name: str) -> bytes:
+        """32 bytes of the client that `check` has named, the same wherever the same tokens are known; else none.
+
+        From its token alone, so that it outlives a change of the other tokens.
+        """
+        found = next((client for client in self._clients if client.name == name), None)
+        return hmac.digest(found.digest, b"secret of a client", hashlib.sha256) if found else b""
+
     def _known(self, header: bytes | None) -> _Client:
         scheme, _, token = (header or b"").partition(b" ")
         digest = _digest(token.strip())

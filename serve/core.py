@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import reprlib
 import time
@@ -25,7 +26,7 @@ from serve.envelope import LiveEnvelope, admits
 from serve.ladder import Ladder, check_rungs, open_forwards, open_ladder
 from serve.queues import unadmitted
 from serve.recorder import Recorder
-from tasks.task import Task, load_task
+from tasks.task import Files, Task, load_task
 
 PASSES_PER_REQUEST = 16  # more rows than this many full batches in one request would keep all others waiting
 # Through the proxy and back: 1 ms at the median and 8 ms at the 99th percentile on a machine that had three times as
@@ -93,11 +94,13 @@ class Core:
         """
         ladder = open_ladder(bundle, serve.max_batch, threads or serve.threads)
         ladder.check(_limits(serve))
-        return Model(bundle, version, ladder, _task(bundle, serve))
+        task = _task(bundle, serve, functools.cache(bundle.file))
+        task.open()
+        return Model(bundle, version, ladder, task)
 
     def use(self, model: Model) -> None:
         """Requests from now on get `model`; those already queued get the one they came for."""
-        self._model = dataclasses.replace(model, task=_task(model.bundle, self.serve))
+        self._model = _renewed(model, self.serve)
         self.refused = None
         self._batcher.configure(self._limits())
 
@@ -114,7 +117,7 @@ class Core:
             self.recorder.record = serve.record
         self._batcher.configure(self._limits())
         if self._model is not None:
-            self._model = dataclasses.replace(self._model, task=_task(self._model.bundle, serve))
+            self._model = _renewed(self._model, serve)
 
     def apply(self, envelope: LiveEnvelope) -> None:
         """A new envelope, from the next batch and the next request on.
@@ -283,6 +286,11 @@ def _limits(serve: Serve, envelope: LiveEnvelope | None = None) -> Limits:
     )
 
 
-def _task(bundle: Bundle, serve: Serve) -> Task:
+def _task(bundle: Bundle, serve: Serve, files: Files) -> Task:
     # The bundle remembers the limits of the day it was made; those of today count.
-    return load_task(bundle.experiment.model_copy(update={"serve": serve}), bundle.file)
+    return load_task(bundle.experiment.model_copy(update={"serve": serve}), files)
+
+
+def _renewed(model: Model, serve: Serve) -> Model:
+    """The model with other limits; what its task has read stays in memory."""
+    return dataclasses.replace(model, task=_task(model.bundle, serve, model.task.files))

@@ -194,7 +194,8 @@ class Web:
         else:
             rows, details = await self._instances(tree["instances"], model)
         answer = await self._core.predict(model, rows, request.deadline, request.id, request.arrived)
-        asks = [Ask(detail, options, request.client) for detail in details]
+        secret = self._tokens.secret(request.client)
+        asks = [Ask(detail, options, request.client, secret, answer.variant) for detail in details]
         # Here, so that what a task of one's own says in no JSON is an error like others.
         return Reply(bodies.to_json(_said(answer, asks, single, request)), headers={"content-type": "application/json"})
 

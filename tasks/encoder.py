@@ -50,6 +50,8 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """int32 [n, length] -> float32 [n, 384] of length 1: the mean over a text's tokens, as its makers trained it."""
 
+    width = WIDTH
+
     def __init__(self, layers: int = LAYERS) -> None:
         """The first `layers` of the pretrained network. Raises ConfigError when its package is missing."""
         super().__init__()
@@ -59,23 +61,43 @@ class Encoder(nn.Module):
         self.load_state_dict(_renamed(pretrained.weights(), layers))
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.at(rows, (len(self.layers),))
+
+    def at(self, rows: torch.Tensor, depths: tuple[int, ...]) -> torch.Tensor:
+        """float32 [n, 384 * len(depths)]: the mean after so many layers, each of length 1."""
         used = rows != 0
         bias = torch.where(used, 0.0, -1e4)[:, None, None, :]
         x = self.norm(self.words(rows) + self.positions.weight[: rows.shape[1]])
-        for layer in self.layers:
+        means = [mean(x.float(), used)]
+        for layer in self.layers[: max(depths)]:
             x = layer(x, bias)
-        return functional.normalize(mean(x.float(), used), dim=1)
+            means.append(mean(x.float(), used))
+        return torch.cat([functional.normalize(means[depth], dim=1) for depth in depths], dim=1)
+
+
+class Depths(Encoder):
+    """int32 [n, length] -> float32 [n, 3 * 384]: means before the first layer, half way, and at the end.
+
+    The end says what a text is about; how it is put, from which sentiment is read, is lost on the way there.
+    """
+
+    width = 3 * WIDTH
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        num = len(self.layers)
+        return self.at(rows, (0, num // 2, num))
 
 
 class Head(nn.Module):
-    """float32 [n, 384] of length 1 -> logits float32 [n, num_outputs]; one hidden layer, or none."""
+    """float32 [n, width], each 384 of length 1 -> logits float32 [n, num_outputs]; one hidden layer, or none."""
 
-    def __init__(self, num_outputs: int, hidden: int, dropout: float) -> None:
+    def __init__(self, num_outputs: int, hidden: int, dropout: float, width: int = WIDTH) -> None:
         super().__init__()
-        parts: list[nn.Module] = [nn.Dropout(dropout)]
+        parts: list[nn.Module] = [nn.BatchNorm1d(width, affine=False)] if hidden else []
+        parts.append(nn.Dropout(dropout))
         if hidden:
-            parts += [nn.Linear(WIDTH, hidden), nn.ReLU(), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*parts, nn.Linear(hidden or WIDTH, num_outputs))
+            parts += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*parts, nn.Linear(hidden or width, num_outputs))
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         scaled = vectors * WIDTH**0.5  # numbers around 1

@@ -63,6 +63,21 @@ def calibration_error(probabilities: np.ndarray, truth: np.ndarray, num_bins: in
     return float(np.abs(gaps).sum() / len(truth))
 
 
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve: how often a positive [n] bool has the higher of two scores [n], ties as half.
+
+    0.5 where all are positive, or none.
+    """
+    num = int(positive.sum())
+    if num in (0, len(positive)):
+        return 0.5
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    ranks = (last - (counts - 1) / 2)[place]  # of equal scores the mean
+    wins = ranks[positive].sum() - num * (num + 1) / 2
+    return float(wins / (num * (len(positive) - num)))
+
+
 def regression(values: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """Errors of values float32 [n, 1] against float32 [n], in the target's unit; `r2` is 0 for a constant truth."""
     error = values[:, 0].astype(np.float64) - truth

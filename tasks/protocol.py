@@ -65,6 +65,13 @@ def check(task: Task, examples: Sequence[Example]) -> Tried:
     return Tried(encoding, network, len(rows), num_rejected)
 
 
+def check_network(task: Task, encoding: Encoding, rows: np.ndarray, truth: np.ndarray) -> None:
+    """What trains alone, on encoded rows [n, *shape] and targets [n] that were prepared already. Raises ConfigError."""
+    say = Say(task.experiment.task)
+    _, logits = check_training(task, encoding, rows, truth, say)
+    check_outputs(task, encoding, logits, truth, say)
+
+
 def _check_settings(task: Task) -> None:
     allowed = {
         "takes": ("file", "text"),

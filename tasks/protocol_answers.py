@@ -33,6 +33,11 @@ def check_outputs(task: Task, encoding: Encoding, logits: torch.Tensor, truth: n
         say.array(method, found, (n,), "fiub", expected)
         if found.min() < 0 or found.max() > 1:
             raise say.wrong(method, f"gave numbers from {found.min():g} to {found.max():g}", expected)
+    shift = task.calibrate(outputs, truth)
+    if shift is not None and (not isinstance(shift, np.ndarray) or shift.shape != outputs.shape[1:]):
+        raise say.wrong(
+            "calibrate", "gave something else than a number for each column", "give float32 [width], or None"
+        )
     figures = task.metrics(outputs, truth, encoding)
     if not isinstance(figures, dict) or not {"accuracy", "rows"} <= figures.keys():
         raise say.wrong("metrics", "gave no `accuracy` or no `rows`", "give a dict with both")
@@ -51,6 +56,7 @@ def check_serving(task: Task, encoding: Encoding, rows: np.ndarray, outputs: np.
     made = task.example(encoding, 3)
     expected = f"give rows [3, {', '.join(map(str, encoding.shape))}] of {encoding.dtype}"
     say.array("example", made, (3, *encoding.shape), np.dtype(encoding.dtype).kind, expected)
+    task.open()
     ask = _check_sample(task, encoding, rows[0], types, say)
     try:
         answer = task.answer(outputs[0], encoding, ask)

@@ -60,6 +60,8 @@ def _check_parts(task: Task, network: torch.nn.Module, x: torch.Tensor, say: Say
             if not torch.allclose(head(body(x)), network(x), atol=1e-5):
                 raise say.wrong("frozen", "gave parts that are not the network", "let head(body(rows)) be its answer")
         network = head
+    if not isinstance(task.taught(network(body(x) if parts is not None else x)), torch.Tensor):
+        raise say.wrong("taught", "gave no tensor", "give some of the columns of the logits")
     groups = task.parameter_groups(network, task.experiment.train)
     if not isinstance(groups, list) or not all(
         isinstance(one, dict) and {"params", "lr"} <= set(one) for one in groups

@@ -13,7 +13,7 @@ from tasks import encoder, pretrained
 from tasks.text import FIRST_WORD, VOCABULARY
 
 STATIC_WIDTH = 256
-PAIRS = 1 << 16  # buckets of hashed pairs and of hashed triples
+PAIRS = 1 << 15  # buckets of hashed pairs
 PRIMES = 1_000_003, 7_919
 SPECIAL = 103  # ids up to here stand for no word
 
@@ -28,8 +28,8 @@ class Static(nn.Module):
     def __init__(self, num_outputs: int, hidden: int = 128) -> None:
         super().__init__()
         table, weights = table_of_words(STATIC_WIDTH)
-        self.table = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
-        self.weights = nn.Embedding(weights.shape[0], weights.shape[1], _weight=weights)
+        self.table = nn.Embedding(VOCABULARY, STATIC_WIDTH, _weight=table)
+        self.weights = nn.Embedding(VOCABULARY, 1, _weight=weights)
         self.pairs = nn.Embedding(PAIRS, STATIC_WIDTH // 4)
         nn.init.zeros_(self.pairs.weight)
         self.layers = nn.Sequential(nn.Linear(STATIC_WIDTH * 5 // 4, hidden), nn.ReLU(), nn.Linear(hidden, num_outputs))

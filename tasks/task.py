@@ -26,12 +26,18 @@ if TYPE_CHECKING:
 
     from cluster.config import Train
 
-BUILT_IN = {"images": "tasks.images:Images", "sentiment": "tasks.sentiment:Sentiment"}
+BUILT_IN = {
+    "images": "tasks.images:Images",
+    "sentiment": "tasks.sentiment:Sentiment",
+    "answers": "tasks.answers:Answers",
+}
 # Further modules whose code decides a built-in task's results.
 TEXT = ("tasks.text", "tasks.wording", "tasks.pretrained", "tasks.encoder", "tasks.students", "tasks.metrics")
+ANSWERS = ("conversations", "dialogue", "documents", "passages", "replies", "retrieval", "vectors")
 HELPERS = {
     "images": ("tasks.augment", "tasks.backbone", "tasks.cnn", "tasks.metrics", "tasks.weights"),
     "sentiment": TEXT,
+    "answers": (*TEXT, *(f"tasks.{name}" for name in ANSWERS)),
 }
 
 # Kinds of input by the suffix of a file that holds one.
@@ -78,6 +84,10 @@ class Ask:
     detail: Any = None  # what the task's `decode` made of it
     options: Mapping[str, str] = field(default_factory=dict)  # of the URL's query
     client: str = ""  # differs from token to token and says nothing of it
+    secret: bytes = (
+        b""  # of this client's token, the same in all replicas: to seal what comes back with a later request
+    )
+    variant: str = ""  # the rung that gave the outputs
 
 
 @dataclass(frozen=True)
@@ -111,14 +121,24 @@ class Task(abc.ABC):
     int8: ClassVar[Literal["static", "dynamic"]] = "static"
     """How 8-bit forms get the range of their activations: from training rows, or at run time (transformers)."""
 
+    student_share: ClassVar[float] = 1.0
+    """Steps that students get at most, to those of the trained network: more where theirs are far cheaper."""
+
     files: Files
-    """What `gather` kept, in every step after preprocessing."""
+    """What `gather` kept, in every step after preprocessing; in serving also what `accompany` added."""
     class_weights: torch.Tensor | None
     """float32 [num_labels] that the loss weighs rows by, where `train.class_weights` is `balanced`."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.files, self.class_weights = _no_files, None
+
+    def inspect(self) -> object:
+        """Raises UserError for what is wrong in files that `accompany` will read; differs when they do, JSON-able.
+
+        Quick: it is asked whenever a plan is made, without a cluster. Of built-in tasks alone.
+        """
+        return None
 
     # Preprocessing
 
@@ -219,6 +239,31 @@ class Task(abc.ABC):
         """What the optimiser gets of what is trained: groups of `params`, each with its peak `lr`."""
         return [{"params": list(network.parameters()), "lr": recipe.learning_rate}]
 
+    @property
+    def outside(self) -> str | None:
+        """A label that is no class: its rows train nothing, and their target elsewhere is the number of labels."""
+        return None
+
+    def taught(self, logits: torch.Tensor) -> torch.Tensor:
+        """The columns of logits float32 [n, width] that a student learns from the trained network; by default all."""
+        return logits
+
+    def calibrate(self, outputs: np.ndarray, truth: np.ndarray) -> np.ndarray | None:  # noqa: ARG002
+        """What is added to all answers of one form of the network, float32 [width]; by default None, nothing.
+
+        From its own answers float32 [n, width] on the validation split, against the truth [n]: each rung of a
+        ladder has another scale, so each gets thresholds of its own, inside its graph.
+        """
+        return None
+
+    def accompany(self, forwards: Mapping[str, Callable[[np.ndarray], np.ndarray]]) -> dict[str, bytes]:  # noqa: ARG002
+        """Files to keep with a model version by name, for `files`; by default none. Raises DataError.
+
+        Read when the version is made, so they may change without a new training. `forwards` maps each variant to
+        its answers float32 [n, width] for encoded rows.
+        """
+        return {}
+
     def augment(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:  # noqa: ARG002
         """Encoded rows [n, *shape] changed at random for training; by default unchanged."""
         return rows
@@ -242,6 +287,12 @@ class Task(abc.ABC):
         return losses.mean()
 
     # Serving
+
+    def open(self) -> None:  # noqa: B027
+        """Load what `decode` and `answer` need, before a version serves; called off the event loop.
+
+        Raises TrimtabError where it cannot: the version is then not served.
+        """
 
     @abc.abstractmethod
     def input_spec(self, encoding: Encoding) -> TensorSpec:

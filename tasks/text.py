@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,9 @@ class Text(Task):
 
     trims = True
     int8 = "dynamic"
+    student_share = 4.0
+    depths: ClassVar[bool] = False
+    """Whether a head on an encoder that is not trained also sees what the encoder knows half way and before."""
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
@@ -44,11 +47,14 @@ class Text(Task):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """As it came with the dataset; in preprocessing, before there is one, that of the encoder's package."""
+        return _tokenizer(self._vocabulary, self.settings.max_tokens)
+
+    @cached_property
+    def _vocabulary(self) -> bytes:
         try:
-            data = self.files(pretrained.TOKENIZER)
+            return self.files(pretrained.TOKENIZER)
         except NotFoundError:
-            data = pretrained.read(pretrained.TOKENIZER)
-        return _tokenizer(data, self.settings.max_tokens)
+            return pretrained.read(pretrained.TOKENIZER)
 
     def gather(self) -> dict[str, bytes]:
         return {pretrained.TOKENIZER: pretrained.read(pretrained.TOKENIZER)}
@@ -93,10 +99,11 @@ class Text(Task):
             raise Rejected("no_known_word", "none of its words or characters is in the vocabulary")
         return row, bool(encoded.overflowing)
 
-    def rows(self, texts: Sequence[str]) -> np.ndarray:
-        """int32 [n, max_tokens] of plain texts, also of those without a known word."""
-        rows = np.zeros((len(texts), self.settings.max_tokens), np.int32)
-        for row, encoded in zip(rows, self.tokenizer.encode_batch_fast(list(texts)), strict=True):
+    def rows(self, texts: Sequence[str], max_tokens: int | None = None) -> np.ndarray:
+        """int32 [n, max_tokens] of plain texts, by default as long as rows are, also of those without a known word."""
+        most = max_tokens or self.settings.max_tokens
+        rows = np.zeros((len(texts), most), np.int32)
+        for row, encoded in zip(rows, _tokenizer(self._vocabulary, most).encode_batch_fast(list(texts)), strict=True):
             row[: len(encoded.ids)] = encoded.ids
         return rows
 
@@ -123,8 +130,10 @@ class Text(Task):
         from tasks import encoder
 
         is_frozen = self.settings.encoder == "frozen"
-        head = encoder.Head(len(encoding.labels), encoder.HIDDEN if is_frozen else 0, self.experiment.model.dropout)
-        body = encoder.Encoder(self.settings.layers)
+        kind = encoder.Depths if is_frozen and self.depths else encoder.Encoder
+        body = kind(self.settings.layers)
+        hidden, dropout = encoder.HIDDEN if is_frozen else 0, self.experiment.model.dropout
+        head = encoder.Head(len(encoding.labels), hidden, dropout, body.width)
         # Also where it is fine-tuned: half of all weights are words, most of them too rare to learn.
         (body if is_frozen else body.words).requires_grad_(False)
         return encoder.TextNetwork(body, head)
@@ -165,6 +174,9 @@ class Text(Task):
         return rows
 
     # Serving
+
+    def open(self) -> None:
+        assert self.tokenizer is not None
 
     def input_spec(self, encoding: Encoding) -> TensorSpec:  # noqa: ARG002
         return TensorSpec("text", "BYTES", (-1, 1))

@@ -71,6 +71,11 @@ def cifar() -> Path:
 
 
 @pytest.fixture(scope="session")
+def phrasebank() -> Path:
+    return _data("financial_phrasebank")
+
+
+@pytest.fixture(scope="session")
 def twitter() -> Path:
     return _data("twitter_trace_2021")
 
@@ -78,6 +83,11 @@ def twitter() -> Path:
 @pytest.fixture(scope="session")
 def azure() -> Path:
     return _data("azure_llm_trace_2023")
+
+
+@pytest.fixture(scope="session")
+def clinc() -> Path:
+    return _data("clinc150")
 
 
 def _data(name: str) -> Path:

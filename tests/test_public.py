@@ -18,12 +18,16 @@ VERBS = [
 ]  # fmt: skip
 SECTIONS = {
     "": [
-        "name", "task", "seed", "data", "model", "text", "train", "tune", "ladder", "serve", "adapt", "kubernetes",
-        "settings",
+        "name", "task", "seed", "data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt",
+        "kubernetes", "settings",
     ],
     "data": ["source", "image", "split", "shards", "max_rejected"],
     "model": ["network", "weights", "side", "width", "dropout", "label_smoothing"],
     "text": ["encoder", "encoder_learning_rate", "layers", "max_tokens", "max_chars"],
+    "answers": [
+        "templates", "documents", "out_of_scope_label", "rejected", "least_confidence", "passage_chars",
+        "overlap_chars", "max_turns", "conversation_ttl",
+    ],
     "train": [
         "workers", "device", "precision", "epochs", "rows", "batch_size", "accumulate", "schedule", "warmup",
         "learning_rate", "weight_decay", "clip_norm", "ema", "class_weights", "augment", "early_stopping",
@@ -47,10 +51,10 @@ SECTIONS = {
     ],
 }  # fmt: skip
 TASK_METHODS = [
-    "agreement", "ambiguous", "answer", "augment", "clean", "cross_entropy", "decode", "example", "frozen", "gather",
-    "input_spec", "int8", "labels", "larger", "loss", "media_types", "metrics", "network", "output_spec", "outputs",
-    "parameter_groups", "partial_statistics", "right", "row_shape", "sample", "statistics", "students", "takes",
-    "targets", "trims",
+    "accompany", "agreement", "ambiguous", "answer", "augment", "calibrate", "clean", "cross_entropy", "decode",
+    "example", "frozen", "gather", "input_spec", "inspect", "int8", "labels", "larger", "loss", "media_types",
+    "metrics", "network", "open", "output_spec", "outputs", "outside", "parameter_groups", "partial_statistics",
+    "right", "row_shape", "sample", "statistics", "student_share", "students", "takes", "targets", "taught", "trims",
 ]  # fmt: skip
 
 
@@ -64,7 +68,7 @@ def test_the_verbs_on_kubernetes() -> None:
 
 def test_the_settings_of_an_experiment() -> None:
     found: dict[str, type[Section]] = {"": Experiment}
-    for name in ("data", "model", "text", "train", "tune", "ladder", "serve", "adapt", "kubernetes"):
+    for name in ("data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt", "kubernetes"):
         annotation = Experiment.model_fields[name].annotation
         annotation = next(iter(get_args(annotation)), annotation)  # of those that may be left away
         assert isinstance(annotation, type)

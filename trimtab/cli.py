@@ -324,7 +324,7 @@ def status(cluster: Cluster = "default", address: Address = None, as_json: Json 
 @app.command()
 def predict(
     file: File,
-    body: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, or JSON with `instances`.")],
+    body: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a text (.txt), or JSON with `instances`.")],
     cluster: Cluster = "default",
     address: Address = None,
     as_json: Json = False,

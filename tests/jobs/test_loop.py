@@ -14,6 +14,8 @@ from cluster.config import Experiment
 from cluster.errors import ConfigError
 from cluster.store import Store
 from jobs.checkpoint import Course
+from tasks.dataset import read_dataset
+from tasks.task import load_task
 
 
 @pytest.fixture(autouse=True)
@@ -213,3 +215,69 @@ def test_validation_counts_every_row_once(store: Store, publish_digits: Callable
     course, _ = trained(experiment(epochs=1), store)
 
     assert course.history[0]["validation_accuracy"] in (0.0, 1.0)
+
+
+def test_what_does_not_learn_is_asked_once_and_only_its_head_is_kept(
+    store: Store, publish_digits: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    from tasks.images import Images
+
+    class Body(torch.nn.Module):
+        """Pixels as they are, and a note of how many rows went through."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(1 / 255), requires_grad=False)
+            self.num_rows = 0
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            self.num_rows += len(rows)
+            return rows.flatten(1) * self.scale
+
+    body = Body()
+    monkeypatch.setattr(Images, "network", lambda *_: torch.nn.Sequential(body, torch.nn.Linear(64, 10)))
+    monkeypatch.setattr(Images, "frozen", lambda _, network: (network[0], network[1]))
+    made = experiment(epochs=4)
+    publish_digits(store, made)
+
+    course, failure = trained(made, store)
+
+    assert failure == ""
+    assert body.num_rows == 1397 + 200
+    assert set(course.best_weights) == {"weight", "bias"}
+    assert course.history[-1]["validation_accuracy"] > 0.9
+
+
+def test_groups_of_parameters_learn_at_their_own_rates(
+    store: Store, publish_digits: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    from tasks.images import Images
+
+    def groups(_: Images, network: torch.nn.Module, recipe: Any) -> list[dict[str, Any]]:
+        *first, last = network.parameters()
+        return [{"params": first, "lr": 0.0}, {"params": [last], "lr": recipe.learning_rate}]
+
+    monkeypatch.setattr(Images, "parameter_groups", groups)
+    made = experiment(epochs=1)
+    publish_digits(store, made)
+    torch.manual_seed(made.seed)
+    before = load_task(made).network(read_dataset(store, "digits").encoding).state_dict()
+
+    course, _ = trained(made, store)
+
+    changed = {name for name, tensor in course.best_weights.items() if not torch.equal(tensor, before[name])}
+    assert {name for name in changed if "running" not in name and "num_batches" not in name} == {list(before)[-1]}
+
+
+def test_rows_of_like_length_come_together_and_all_of_them():
+    from jobs.feed import _by_length
+
+    lengths = torch.randint(1, 20, (256,), generator=torch.Generator().manual_seed(0))
+    rows = (torch.arange(20)[None, :] < lengths[:, None]).int()
+
+    order = _by_length(torch.randperm(256), rows, 8, torch.Generator().manual_seed(0))
+
+    longest = lengths[order].reshape(-1, 8).amax(1)
+    assert sorted(order.tolist()) == list(range(256))
+    assert longest.float().mean() < 1.1 * lengths.float().mean()
+    assert longest.tolist() != sorted(longest.tolist())

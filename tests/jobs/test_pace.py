@@ -39,6 +39,7 @@ def test_each_second_belongs_to_one_phase(monkeypatch: pytest.MonkeyPatch) -> No
         pytest.param([row(data=21.0), row(), row()], {"straggler": 0, "straggler_ratio": 5.0}, id="one of three"),
         pytest.param([row(sync=50.0), row()], {}, id="waiting for others is no work"),
         pytest.param([row()], {}, id="alone"),
+        pytest.param([[0.0, 0.1, 0, 0, 0, 0, 0], [0.0, 0.9, 0, 0, 0, 0, 0]], {}, id="too short to say"),
     ],
 )
 def test_a_rank_that_takes_longer_than_the_median_is_named(table: list[list[float]], found: dict[str, float]) -> None:

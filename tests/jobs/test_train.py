@@ -166,7 +166,9 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_changes_nothing_but_the_attem
     assert kill.killed_at > 1
     assert [entry["epoch"] for entry in entries] == list(range(EPOCHS))
     assert {entry["rows"] for entry in entries} == {1392}
-    assert entries[-1]["attempt"] == 2
+    attempts = [entry["attempt"] for entry in entries]
+    assert attempts == sorted(attempts)  # whether the first epoch's checkpoint was known by then is Ray Train's matter
+    assert attempts[-1] == 2
     for before, after in zip(history(shared, "undisturbed"), entries, strict=True):
         assert after["train_loss"] == pytest.approx(before["train_loss"])
     # Batch norm's statistics are averaged over the workers with each checkpoint: equal but for rounding.
@@ -275,3 +277,17 @@ def test_a_split_too_small_to_train_with_is_refused(
 
     with pytest.raises(DataError, match=field):
         train.run(experiment(), store, "digits", "key", Told())
+
+
+def test_a_task_of_ones_own_that_cannot_train_is_told_so_before_any_worker_starts(shared: Store, tmp_path: Path):
+    (tmp_path / "bad_images.py").write_text(
+        "from tasks.images import Images\nclass Bad(Images):\n"
+        "    def loss(self, logits, targets):\n        return 1 / 0\n"
+    )
+    made = experiment().model_copy(update={"task": "bad_images:Bad"}).lying_in(str(tmp_path))
+
+    # No cluster is asked for: on its workers the same would come again, as often as they may die.
+    with pytest.raises(ConfigError, match=r"its loss\(\) raised ZeroDivisionError: .* at bad_images.py, line 4"):
+        train.run(made, shared, "digits", "bad", Told())
+
+    assert not shared.has("runs", "bad")

@@ -253,3 +253,18 @@ def test_labels_that_the_source_names_are_all_there_can_be_in_its_order() -> Non
     assert judged.target[:2].tolist() == [2, 1]
     assert judged.reason[60] == "unknown_label"
     verdicts.check(index, judged, data(), "", rules)  # that nothing is a `z` yet is no mistake
+
+
+def test_rows_of_a_label_that_is_no_class_train_nothing_and_have_a_target_of_their_own() -> None:
+    rows = [row(i, "oos" if i % 3 == 0 else "ab"[i % 2], test=i >= 50) for i in range(60)]
+    index = index_of(rows)
+
+    judged = verdicts.judge(index, data(), verdicts.Rules(outside="oos"))
+
+    is_outside = np.array([each["label"] == "oos" for each in rows])
+    assert judged.labels == ("a", "b")
+    assert set(judged.target[is_outside]) == {2}
+    assert not is_outside[judged.splits["train"]].any()
+    assert set(judged.splits["validation"]) >= set(np.flatnonzero(is_outside & ~index.is_test))
+    assert sum(map(len, judged.splits.values())) == 60
+    verdicts.check(index, judged, data(), "", verdicts.Rules(outside="oos"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from cluster.config import Experiment, Model
-from ladder.variants import ExportError, OnnxPredictor, export_onnx, quantise
+from ladder.variants import ExportError, OnnxPredictor, export_onnx, quantise, shifted
 from tasks import cnn
 from tasks.images import Images
 from tasks.task import Encoding
@@ -117,6 +118,20 @@ def test_what_is_no_graph_is_refused():
 
 def _rows(n: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, 8, 8, 1), dtype=np.uint8)
+
+
+def quantise_some(graph: bytes) -> bytes:
+    return quantise(graph, _rows(64))
+
+
+@pytest.mark.parametrize("form", [pytest.param(lambda g: g, id="fp32"), pytest.param(quantise_some, id="int8")])
+def test_a_shifted_graph_adds_to_each_answer(form: Callable[[bytes], bytes]):
+    graph = form(export_onnx(network("small", (8, 8, 1)), encoding(), IMAGES))
+    by = np.array([0.0, 1.5, -2.0], np.float32)
+
+    again = shifted(shifted(graph, by), by)
+
+    np.testing.assert_allclose(OnnxPredictor(again)(_rows(5)), OnnxPredictor(graph)(_rows(5)) + 2 * by, atol=1e-5)
 
 
 def test_running_a_variant_needs_no_torch(tmp_path: Path):

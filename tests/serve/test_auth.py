@@ -123,3 +123,13 @@ def test_without_sound_tokens_nothing_starts(tmp_path: Path, content: bytes | No
 def test_an_unset_variable_is_no_open_door() -> None:
     with pytest.raises(ClusterError, match="not set"):
         Tokens.read(None)
+
+
+def test_a_clients_secret_is_its_own_and_outlives_the_other_tokens() -> None:
+    tokens, fewer = Tokens(["secret", "other predict"]), Tokens(["other"])
+    one, other = tokens.check(b"Bearer secret"), tokens.check(b"Bearer other")
+
+    assert len(tokens.secret(one)) == 32
+    assert tokens.secret(one) != tokens.secret(other)
+    assert fewer.secret(other) == tokens.secret(other)
+    assert fewer.secret(one) == b""

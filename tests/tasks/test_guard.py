@@ -12,7 +12,8 @@ from tasks.task import METHODS, Rejected, load_task
 ROWS = [Example(f"{i} {i + 1} {i + 2}".encode(), "odd" if i % 2 else "even") for i in range(6)]
 
 
-@pytest.mark.parametrize("method", METHODS)
+# What is read beside the rows is there in a real training alone.
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("accompany", "inspect")])
 def test_a_method_that_raises_is_named_in_one_sentence(own_task: Callable[..., Experiment], method: str) -> None:
     task = load_task(own_task("sums:Raising", settings={"raises": method}))
 

@@ -91,3 +91,15 @@ def test_of_many_labels_it_also_counts_whether_the_truth_is_among_the_likeliest_
 
     assert found["top_5_accuracy"] == pytest.approx(top_k_accuracy_score(truth, probabilities, k=5))
     assert "top_5_accuracy" not in metrics.classification(*guesses(), LABELS)
+
+
+@pytest.mark.parametrize("digits", [pytest.param(6, id="hardly a tie"), pytest.param(1, id="many ties")])
+def test_auroc_is_that_of_scikit_learn(digits: int) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    generator = np.random.default_rng(0)
+    positive = generator.random(500) < 0.2
+    scores = np.round(generator.standard_normal(500) + positive, digits)
+
+    assert metrics.auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
+    assert metrics.auroc(scores, np.ones(500, bool)) == 0.5

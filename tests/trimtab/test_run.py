@@ -94,6 +94,67 @@ def test_inline_gives_the_same_dataset_and_an_unmet_objective_is_not_deployed(
     assert mine["first_step_s"] > 0
 
 
+def test_texts_go_from_a_table_to_an_answer(
+    trimtab: Run, env: dict[str, str], experiment_file: Callable[..., Path], cluster: Session, tmp_path: Path
+) -> None:
+    (tmp_path / "news.jsonl").write_text("\n".join(json.dumps(row) for row in _news()))
+    path = experiment_file(
+        name="news",
+        task="sentiment",
+        data={"source": {"kind": "jsonl", "path": str(tmp_path / "news.jsonl"), "input": "headline"}, "shards": 2},
+        text={"layers": 1, "max_tokens": 24},  # the encoder's own weights, a sixth of its time
+        train={"workers": 2, "epochs": 4, "batch_size": 32, "learning_rate": 0.002},
+        ladder={"student_steps": 20, "max_accuracy_loss": 0.9},
+        serve={"route": "/news"},
+    )
+    try:
+        done = trimtab("run", str(path), env=env, timeout_s=900)
+
+        assert done.returncode == 0, done.stderr
+        figures = dict(line.split("  ", 1) for line in done.stdout.split("\n\n")[0].splitlines())
+        assert figures["rejected"].strip() == "total 4, empty 1, missing_label 1, no_known_word 1, too_long 1"
+        assert float(figures["test accuracy"]) > 0.9
+        curl = done.stdout.split("try it:\n")[1].strip()
+        answer = json.loads(subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout)
+        assert answer["label"] in ("negative", "neutral", "positive")
+
+        (tmp_path / "two.json").write_text(
+            json.dumps({"instances": [{"text": "Profit <b>rose</b>"}, {"headline": "Sales fell " * 30}]})
+        )
+        asked = trimtab("predict", str(path), str(tmp_path / "two.json"), "--json", env=env)
+        first, second = json.loads(asked.stdout)["predictions"]
+        assert (first["label"], second["label"]) == ("positive", "negative")
+        assert first["score"] > 0 > second["score"]
+        assert second["cut"] is True
+
+        (tmp_path / "emoji.txt").write_text("👍")
+        refused = trimtab("predict", str(path), str(tmp_path / "emoji.txt"), env=env)
+        assert refused.returncode != 0
+        assert "no_known_word" in refused.stderr
+        rungs = json.loads(trimtab("models", "news", "--version", "stable", "--json", env=env).stdout)["ladder"]
+        names = {rung["variant"] for rung in (*rungs["rungs"], *rungs["left_out"])}
+        assert {"onnx-fp32", "onnx-int8", "static-student-fp32", "ngram-student-fp32"} <= names
+    finally:
+        deploy.undeploy(cluster, "news")
+
+
+def _news() -> list[dict[str, Any]]:
+    """Headlines whose verb decides, and four that are no use."""
+    verbs = {"positive": ("rose", "grew", "improved"), "negative": ("fell", "shrank", "dropped")}
+    verbs |= {"neutral": ("was reported", "is unchanged", "was published")}
+    subjects = ("Profit", "Turnover", "Sales", "Revenue", "Demand", "Income", "Production", "Traffic", "Output")
+    places = ("in Finland", "in Sweden", "in May", "this year", "in Europe", "in the quarter")
+    rows: list[dict[str, Any]] = [
+        {"headline": f"{subject} {verb} {place}", "label": label}
+        for label, words in verbs.items()
+        for verb in words
+        for subject in subjects
+        for place in places
+    ]
+    bad = [("<br>", "neutral"), ("Profit rose", None), ("🚀", "positive"), ("x" * 1_000_000, "negative")]
+    return rows + [{"headline": text, "label": label} for text, label in bad]
+
+
 def test_a_step_that_fails_in_a_job_says_why_in_one_sentence_and_leaves_nothing_half_made(
     trimtab: Run, env: dict[str, str], experiment_file: Callable[..., Path], tmp_path: Path
 ) -> None:
