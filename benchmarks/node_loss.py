@@ -75,8 +75,8 @@ def main() -> None:
 
 def measure(cluster: Session, folder: Path, calm_s: float) -> dict[str, float]:
     """Kill a node that holds a replica, under load; returns the counts and seconds."""
-    with _second_node(cluster) as node:
-        _until(
+    with second_node(cluster) as node:
+        until(
             lambda: (
                 node.poll() is not None
                 or sum(one["state"] == "ALIVE" for one in sessions.status(cluster.name)["nodes"]) == 2
@@ -86,10 +86,10 @@ def measure(cluster: Session, folder: Path, calm_s: float) -> dict[str, float]:
             raise RuntimeError("the second node did not start")
         bundle = _bundle(Store.open(str(folder)))
         made = deploy.deploy(cluster, bundle, 1)
-        _until(lambda: len(_places(cluster, bundle.name)) == 2)
+        until(lambda: len(_places(cluster, bundle.name)) == 2)
         before = _places(cluster, bundle.name)
         job = _train(cluster)
-        _until(lambda: submit.job(cluster, job).status == "RUNNING")
+        until(lambda: submit.job(cluster, job).status == "RUNNING")
         counts, stop = Counts(), threading.Event()
         clients = [threading.Thread(target=_ask, args=(made.url, cluster, counts, stop)) for _ in range(CLIENTS)]
         for client in clients:
@@ -97,7 +97,7 @@ def measure(cluster: Session, folder: Path, calm_s: float) -> dict[str, float]:
         time.sleep(calm_s)
         lost_node = _kill(node, before)
         killed_at = time.monotonic()
-        _until(lambda: lost_node not in _places(cluster, bundle.name).values() and _running(cluster, bundle.name) == 2)
+        until(lambda: lost_node not in _places(cluster, bundle.name).values() and _running(cluster, bundle.name) == 2)
         full_strength_s = time.monotonic() - killed_at
         time.sleep(calm_s)
         stop.set()
@@ -115,7 +115,7 @@ def measure(cluster: Session, folder: Path, calm_s: float) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _second_node(cluster: Session) -> Iterator[subprocess.Popen[bytes]]:
+def second_node(cluster: Session) -> Iterator[subprocess.Popen[bytes]]:
     environment = os.environ | sessions.driver_env(cluster)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", "--block"]
     flags = [f"--node-ip-address={SECOND_IP}", "--num-cpus=2", "--object-store-memory=104857600"]
@@ -130,7 +130,7 @@ def _second_node(cluster: Session) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        _end(process)
+        end(process)
 
 
 def _kill(node: subprocess.Popen[bytes], places: dict[str, str]) -> str:
@@ -140,11 +140,11 @@ def _kill(node: subprocess.Popen[bytes], places: dict[str, str]) -> str:
     (lost,) = (one["NodeID"] for one in ray.nodes() if one["NodeManagerAddress"] == SECOND_IP)
     if lost not in places.values():
         raise RuntimeError("the second node holds no replica")
-    _end(node)
+    end(node)
     return str(lost)
 
 
-def _end(node: subprocess.Popen[bytes]) -> None:
+def end(node: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(psutil.Error):
         family = psutil.Process(node.pid)
         for process in [*family.children(recursive=True), family]:
@@ -227,7 +227,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _until(found: Any, timeout_s: float = 240.0) -> None:
+def until(found: Any, timeout_s: float = 240.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not found():
         if time.monotonic() > deadline:

@@ -14,14 +14,17 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
     PlainSerializer,
     PrivateAttr,
+    Tag,
     model_validator,
 )
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+FORMS = ("a number", "a range")  # of `train.workers`
 MAX_THREADS, MAX_CONCURRENCY = 64, 64  # of one replica
 SIZE_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 
@@ -263,9 +266,31 @@ class EarlyStopping(Section):
     """Stop as soon as the metric reaches this."""
 
 
+class Workers(Section):
+    """An elastic number of workers."""
+
+    min: Annotated[int, Field(ge=1, le=1024)] = 1
+    max: Annotated[int, Field(ge=1, le=1024)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}; raise max or lower min")
+        return self
+
+
+def _form(value: object) -> str:
+    return FORMS[isinstance(value, dict | Workers)]
+
+
 class Train(Section):
-    workers: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Processes of the distributed data-parallel group; the global batch is shared among them."""
+    workers: Annotated[
+        Annotated[int, Field(ge=1, le=1024), Tag(FORMS[0])] | Annotated[Workers, Tag(FORMS[1])], Discriminator(_form)
+    ] = 1
+    """Processes of the distributed data-parallel group; the global batch is shared among them.
+
+    `{min: 1, max: 4}` goes on with fewer when a node is lost, and with more when one comes.
+    """
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU per worker when the cluster has that many, else CPUs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -314,6 +339,14 @@ class Train(Section):
             raise ValueError("rows train_and_validation leaves nothing to stop by; set early_stopping: null")
         return self
 
+    @property
+    def min_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def max_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers.max
+
     @model_validator(mode="after")
     def _dials_agree(self) -> Self:
         if self.precision == "fp16" and self.device == "cpu":
@@ -328,9 +361,9 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _batch_covers_workers(self) -> Self:
-        if self.batch_size < self.workers:
+        if self.batch_size < self.max_workers:
             raise ValueError(
-                f"batch_size {self.batch_size} is below workers {self.workers}; every worker needs a row per step"
+                f"batch_size {self.batch_size} is below workers {self.max_workers}; every worker needs a row per step"
             )
         return self
 

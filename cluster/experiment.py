@@ -13,12 +13,12 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cluster.config import Experiment
+from cluster.config import FORMS, Experiment
 from cluster.errors import ConfigError
 
 ENVIRONMENT = "TRIMTAB_EXPERIMENT"  # a job gets its experiment as JSON in this variable: no file to ship
@@ -131,8 +131,8 @@ def _walk(path: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
     models: list[type[BaseModel]] = [Experiment]
     for part in path:
         tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
-        if tagged:
-            models = tagged
+        if tagged or part in FORMS:
+            models = tagged or models
             continue
         names.append(part)
         inner = [
@@ -145,6 +145,8 @@ def _walk(path: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if get_origin(annotation) is Annotated:
+        return _models(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
         return [m for arg in get_args(annotation) if arg is not NoneType for m in _models(arg)]
     return []

@@ -1,7 +1,8 @@
 """What a training must remember to go on where it stopped, as one file; and the folder its checkpoints lie in.
 
-A state is a dict of tensors and plain values, so that it is read back without running code from it. Ray Train
-makes a checkpoint exist by naming it in a snapshot file; this module knows that file only to notice a broken one.
+A state is a dict of tensors and plain values, so that it is read back without running code from it; its sha256 lies
+beside it. Ray Train makes a checkpoint exist by naming it in a snapshot file; this module knows that file only to
+notice a broken one, and to take the names of damaged checkpoints out of it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from typing import TYPE_CHECKING, Any
 from pyarrow import fs
 
 from cluster.config import EarlyStopping
-from cluster.store import Store
+from cluster.errors import TrimtabError
+from cluster.store import Store, sha256
 
 if TYPE_CHECKING:
     import torch
 
-STATE, INLINE = "state.pt", "inline.pt"
+STATE, DIGEST, OWNER, INLINE = "state.pt", "state.sha256", "owner", "inline.pt"
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's
+
+
+class CheckpointError(TrimtabError):
+    """Checkpoints that a training cannot go on from."""
 
 
 @dataclass
@@ -73,10 +79,11 @@ def _reason_to_stop(entry: dict[str, Any], rule: EarlyStopping, stale: int) -> s
 
 
 def save(folder: Path, parts: dict[str, Any], course: Course) -> None:
-    """Write `state.pt`: the state dicts in `parts` (model, optimizer, scheduler) and the course."""
+    """Write `state.pt`: the state dicts in `parts` (model, optimizer, scheduler) and the course; and its sha256."""
     import torch
 
     torch.save({**parts, "course": asdict(copy.copy(course))}, folder / STATE)
+    (folder / DIGEST).write_text(sha256((folder / STATE).read_bytes()))
 
 
 def load(folder: Path) -> tuple[dict[str, Any], Course]:
@@ -127,6 +134,62 @@ def discard(store: Store, key: str) -> None:
     system, path = _folder(store, key)
     with contextlib.suppress(FileNotFoundError):
         system.delete_dir(path)
+
+
+def claim(store: Store, key: str, fingerprint: str) -> None:
+    """Note that the checkpoints of `key` are to be those of the model and settings with this fingerprint.
+
+    Raises CheckpointError when there are some of another.
+    """
+    system, path = _folder(store, key)
+    found, has_some = store.get(f"checkpoints/{key}/{OWNER}"), store.get(f"checkpoints/{key}/{SNAPSHOT}") is not None
+    if has_some and found is not None and found.decode() != fingerprint:
+        raise CheckpointError(
+            f"the checkpoints in {storage_path(store)}/{key} are of another model or other settings and cannot be gone "
+            "on from; remove that folder to begin anew, or train with the settings they were made with"
+        )
+    system.create_dir(path)
+    store.put(f"checkpoints/{key}/{OWNER}", fingerprint.encode())
+
+
+def pass_over_damaged(store: Store, key: str) -> str:
+    """Take damaged checkpoints out of the run's snapshot, so that it goes on from the newest whole one.
+
+    Says what was found, in a sentence; empty when nothing was wrong.
+    """
+    if discard_if_broken(store, key):
+        return "the list of checkpoints was cut off in the middle of being written; training begins anew"
+    system, path = _folder(store, key)
+    try:
+        with system.open_input_stream(f"{path}/{SNAPSHOT}") as stream:
+            snapshot = json.loads(stream.read())
+    except FileNotFoundError:
+        return ""
+    results, indices = snapshot["checkpoint_results"], snapshot["checkpoint_report_indices"]
+    whole = [_is_whole(system, f"{path}/{result['checkpoint_dir_name']}") for result in results]
+    if all(whole):
+        return ""
+    damaged = [result["checkpoint_dir_name"] for result, good in zip(results, whole, strict=True) if not good]
+    kept = [result for result, good in zip(results, whole, strict=True) if good]
+    said = f"damaged and passed over: {', '.join(damaged)}"
+    if not kept:
+        system.delete_file(f"{path}/{SNAPSHOT}")
+        return f"{said}; there is none before it, training begins anew"
+    newest = max(kept, key=lambda result: indices[results.index(result)])
+    snapshot["checkpoint_report_indices"] = [index for index, good in zip(indices, whole, strict=True) if good]
+    snapshot |= {"checkpoint_results": kept, "latest_checkpoint_result": newest}
+    store.put(f"checkpoints/{key}/{SNAPSHOT}", json.dumps(snapshot).encode())
+    return f"{said}; going on from {newest['checkpoint_dir_name']}"
+
+
+def _is_whole(system: Any, folder: str) -> bool:
+    try:
+        with system.open_input_stream(f"{folder}/{DIGEST}") as stream:
+            digest = stream.read().decode()
+        with system.open_input_stream(f"{folder}/{STATE}") as stream:
+            return bool(sha256(stream.read()) == digest)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def discard_if_broken(store: Store, key: str) -> bool:

@@ -109,6 +109,12 @@ def _data(experiment: Experiment, dataset: Dataset) -> str:
     )
 
 
+def _workers(recipe: Train) -> str:
+    least, most = recipe.min_workers, recipe.max_workers
+    number = str(most) if least == most else f"{least} to {most}"
+    return f"{number} worker{'s' if most > 1 else ''}"
+
+
 def _recipe(experiment: Experiment, trained: dict[str, Any]) -> str:
     recipe, model = experiment.train, experiment.model
     num_rows, seconds = trained["rows"], trained["seconds"]
@@ -123,7 +129,7 @@ def _recipe(experiment: Experiment, trained: dict[str, Any]) -> str:
         f"Task `{experiment.task}`, {network}AdamW with a {recipe.schedule.replace('_', '-')} schedule: peak learning "
         f"rate {recipe.learning_rate}, weight decay {recipe.weight_decay}, batch {recipe.batch_size}, "
         f"augmentation `{recipe.augment}`, {_beside(recipe)}"
-        f"seed {experiment.seed}, {recipe.workers} worker{'s' if recipe.workers > 1 else ''}. "
+        f"seed {experiment.seed}, {_workers(recipe)}. "
         f"{trained['epochs']} of at most {recipe.epochs} epochs ({trained['over']}); the weights are those of epoch "
         f"{trained['best_epoch'] + 1}, the best on the validation split. "
         f"{num_rows:,} rows in {seconds:.1f} s, {trained['cpu_s']:.1f} CPU-seconds on the workers. "

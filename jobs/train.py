@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.config import Experiment
+from cluster.config import Experiment, Workers
 from cluster.errors import ConfigError, DataError, TrimtabError
+from cluster.experiment import fingerprint
 from cluster.progress import Progress
 from cluster.store import Store
 from jobs import checkpoint
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 MEMORY_SHARE = 0.25  # of what is free, for the rows of all workers together
 TRIED_ROWS = 64  # by a task of one's own before any worker starts
 CPU_SHARE = 0.75  # of the cluster's, for the workers: serving replicas and Ray Data's tasks need some too
+RESIZE_EVERY_S = 30.0  # between two looks at whether an elastic training has room for more workers
+# Of a training's settings, those with which a checkpoint goes on as well as with those that it was made with.
+FREE_SETTINGS = {"workers", "max_failures", "keep_checkpoints", "collective_timeout", "device", "checkpoint_every"}
 
 
 def body(context: Context) -> dict[str, Any]:
@@ -65,6 +69,7 @@ def run(
 
     Raises:
         ConfigError: more workers or GPUs asked for than the cluster has, or a task of one's own does not do its part.
+        CheckpointError: the checkpoints under this key are of another model.
         DataError: fewer training rows than workers.
         NotFoundError: no such dataset.
         TrimtabError: the loss became infinite, or workers died more often than `train.max_failures`.
@@ -75,7 +80,7 @@ def run(
     _check_rows(experiment, dataset)
     if ":" in experiment.task:
         _try_task(experiment, dataset)
-    checkpoint.discard_if_broken(store, key)
+    _look_at_checkpoints(experiment, store, dataset, key, progress)
 
     def fit(follower: Follower) -> tuple[Course, str]:
         if inline and experiment.train.workers == 1 and not must_stream(dataset, 1, max_memory_bytes):
@@ -125,7 +130,7 @@ def _recorded(
 
 
 def _check_rows(experiment: Experiment, dataset: Dataset) -> None:
-    num_rows, workers = dataset.num_rows("train"), experiment.train.workers
+    num_rows, workers = dataset.num_rows("train"), experiment.train.max_workers
     if num_rows < workers:
         raise DataError("train.workers", workers, f"there are only {num_rows} training rows", "lower it or add data")
     if dataset.num_rows("validation") == 0:
@@ -142,6 +147,15 @@ def _try_task(experiment: Experiment, dataset: Dataset) -> None:
     check_network(load_task(experiment, dataset.file), dataset.encoding, rows[:TRIED_ROWS], targets[:TRIED_ROWS])
 
 
+def _look_at_checkpoints(experiment: Experiment, store: Store, dataset: Dataset, key: str, progress: Progress) -> None:
+    """Refuse another model's, pass over damaged ones aloud, and note whose they are."""
+    decides = experiment.train.model_dump(mode="json", exclude=FREE_SETTINGS)
+    mine = fingerprint(experiment.model, experiment.text, decides, experiment.seed, experiment.task, dataset.key)
+    if said := checkpoint.pass_over_damaged(store, key):
+        progress.update(0, experiment.train.epochs, checkpoints=said)
+    checkpoint.claim(store, key, mine)
+
+
 def _fit(
     experiment: Experiment,
     store: Store,
@@ -156,7 +170,7 @@ def _fit(
     from ray.train import TrainingFailedError
 
     recipe = experiment.train
-    stream = must_stream(dataset, recipe.workers, max_bytes)
+    stream = must_stream(dataset, recipe.max_workers, max_bytes)
     board = ray.remote(num_cpus=0)(Board).remote()
     needed = resources(experiment, ray.cluster_resources())
     more = {"stream": stream, "board": board, "needed": needed, "asked_at": asked_at}
@@ -224,7 +238,11 @@ def ray_trainer(
         loop,
         train_loop_config={"work": Work(experiment, store, dataset.key, stream, board, asked_at)},
         torch_config=TorchConfig(timeout_s=max(1, round(recipe.collective_timeout))),
-        scaling_config=ScalingConfig(num_workers=recipe.workers, **needed),
+        scaling_config=ScalingConfig(
+            num_workers=recipe.workers if isinstance(recipe.workers, int) else (recipe.min_workers, recipe.max_workers),
+            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
+            **needed,
+        ),
         datasets={"train": _ray_dataset(store, dataset)} if stream else None,
         run_config=RunConfig(
             name=key,
@@ -258,14 +276,17 @@ def _ray_dataset(store: Store, dataset: Dataset) -> Any:
 def resources(experiment: Experiment, cluster: dict[str, float]) -> dict[str, Any]:
     """What each worker reserves. Raises ConfigError when the cluster cannot have that much."""
     recipe, cpus, gpus = experiment.train, cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-    if recipe.device == "cuda" and gpus < recipe.workers:
-        problem = f"the cluster has {gpus:g} GPUs for {recipe.workers} workers"
+    least = recipe.min_workers
+    if recipe.device == "cuda" and gpus < least:
+        problem = f"the cluster has {gpus:g} GPUs for {least} workers"
         raise ConfigError("train.device", recipe.device, problem, "lower train.workers or use device: auto")
-    if cpus < recipe.workers:
+    if cpus < least:
         problem = f"the cluster has {cpus:g} CPUs"
-        raise ConfigError("train.workers", recipe.workers, problem, "lower it, or start the cluster with more CPUs")
-    share = min(1.0, int(100 * CPU_SHARE * cpus / recipe.workers) / 100)
-    use_gpu = recipe.device != "cpu" and gpus >= recipe.workers
+        raise ConfigError("train.workers", least, problem, "lower it, or start the cluster with more CPUs")
+    # Elastic workers take a whole CPU each: Ray counts how many there is room for in whole ones.
+    elastic = isinstance(recipe.workers, Workers)
+    share = 1.0 if elastic else min(1.0, int(100 * CPU_SHARE * cpus / least) / 100)
+    use_gpu = recipe.device != "cpu" and gpus >= least
     return {"use_gpu": use_gpu, "resources_per_worker": {"CPU": share, **({"GPU": 1} if use_gpu else {})}}
 
 

@@ -49,4 +49,4 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def _missing(problem: str) -> ConfigError:
-    return ConfigError("task", "text", problem, "pip install 'trimtab[text]'")
+    return ConfigError("task", "text", problem, "pip install '.[text]'")

@@ -204,7 +204,7 @@ def _tokenizer(data: bytes, max_tokens: int) -> Tokenizer:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise ConfigError("task", "text", "needs the package tokenizers", "pip install 'trimtab[text]'") from error
+        raise ConfigError("task", "text", "needs the package tokenizers", "pip install '.[text]'") from error
     tokenizer = Tokenizer.from_buffer(data)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)

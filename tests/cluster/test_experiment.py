@@ -20,7 +20,7 @@ DIGITS = {"name": "digits", "data": {"source": {"kind": "digits"}}}
         pytest.param(
             "xyzzy=1",
             "xyzzy",
-            "known keys here: adapt, data, kubernetes, ladder, model",
+            "known keys here: adapt, answers, data, kubernetes",
             id="unknown key, nothing near",
         ),
         pytest.param("data.source.pth=a", "data.source.pth", "known keys here: kind", id="unknown key of a source"),
@@ -44,6 +44,10 @@ DIGITS = {"name": "digits", "data": {"source": {"kind": "digits"}}}
         pytest.param("train={accumulate: 9, batch_size: 4}", "train", "accumulate 9 parts; lower", id="parts"),
         pytest.param("train={checkpoint_every: 10ms}", "train", "leaves no time to train", id="checkpoints"),
         pytest.param("train={workers: 8, batch_size: 4}", "train", "batch_size 4 is below workers 8", id="batch"),
+        pytest.param(
+            "train.workers={mim: 1}", "train.workers.mim", "did you mean `min`?", id="key of a range of workers"
+        ),
+        pytest.param("train.workers={min: 3, max: 2}", "train.workers", "min 3 is above max 2", id="range upside down"),
         pytest.param("train", "--set", "write --set train.epochs=3", id="override without value"),
         pytest.param("name.x=1", "--set", "holds a value", id="override below a value"),
         pytest.param("name=[", "--set", "quote it", id="override that is not YAML"),

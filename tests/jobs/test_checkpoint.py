@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import torch
 from cluster.config import EarlyStopping
 from cluster.store import Store
 from jobs import checkpoint
-from jobs.checkpoint import Course
+from jobs.checkpoint import CheckpointError, Course
 
 
 def course_of(accuracies: list[float], rule: EarlyStopping | None, losses: list[float] | None = None) -> Course:
@@ -96,3 +99,74 @@ def test_a_run_whose_snapshot_was_cut_off_is_removed(store: Store, snapshot: str
 
 def test_discarding_what_is_not_there_does_nothing(store: Store):
     checkpoint.discard(store, "key")
+
+
+def reported(store: Store, *epochs: int) -> Path:
+    """A run's folder as Ray Train leaves it: one checkpoint per epoch, all named in its snapshot."""
+    folder = Path(checkpoint.storage_path(store)) / "key"
+    results = [{"checkpoint_dir_name": f"epoch-{epoch}", "metrics": {}} for epoch in epochs]
+    for epoch, result in zip(epochs, results, strict=True):
+        made = folder / result["checkpoint_dir_name"]
+        made.mkdir(parents=True)
+        checkpoint.save(made, {"model": {"w": torch.full((64,), float(epoch))}}, Course())
+    snapshot = {
+        "checkpoint_results": results,
+        "checkpoint_report_indices": list(epochs),
+        "latest_checkpoint_result": results[-1],
+    }
+    (folder / checkpoint.SNAPSHOT).write_text(json.dumps(snapshot))
+    return folder
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(truncate, id="truncated"),
+        pytest.param(flip_a_bit, id="a bit flipped"),
+        pytest.param(Path.unlink, id="file gone"),
+        pytest.param(lambda file: shutil.rmtree(file.parent), id="folder gone"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_aloud_for_the_one_before(store: Store, damage: Callable[[Path], object]):
+    folder = reported(store, 3, 4)
+    damage(folder / "epoch-4" / checkpoint.STATE)
+
+    said = checkpoint.pass_over_damaged(store, "key")
+
+    snapshot = json.loads((folder / checkpoint.SNAPSHOT).read_text())
+    assert said == "damaged and passed over: epoch-4; going on from epoch-3"
+    assert snapshot["latest_checkpoint_result"]["checkpoint_dir_name"] == "epoch-3"
+    assert (len(snapshot["checkpoint_results"]), snapshot["checkpoint_report_indices"]) == (1, [3])
+    assert checkpoint.pass_over_damaged(store, "key") == ""
+
+
+def test_whole_checkpoints_are_left_alone_and_without_any_whole_one_training_begins_anew(store: Store):
+    folder = reported(store, 1)
+    before = (folder / checkpoint.SNAPSHOT).read_bytes()
+
+    assert checkpoint.pass_over_damaged(store, "key") == ""
+    assert (folder / checkpoint.SNAPSHOT).read_bytes() == before
+
+    truncate(folder / "epoch-1" / checkpoint.STATE)
+    assert checkpoint.pass_over_damaged(store, "key").endswith("there is none before it, training begins anew")
+    assert not (folder / checkpoint.SNAPSHOT).exists()
+
+
+def test_checkpoints_of_another_model_are_refused_in_one_sentence(store: Store):
+    checkpoint.claim(store, "key", "one that was refused before its first checkpoint")
+    checkpoint.claim(store, "key", "mine")
+    reported(store, 1)
+    checkpoint.claim(store, "key", "mine")
+
+    with pytest.raises(CheckpointError, match="are of another model or other settings"):
+        checkpoint.claim(store, "key", "another")

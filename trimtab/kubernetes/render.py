@@ -120,7 +120,7 @@ def entrypoint(experiment: Experiment) -> str:
 
 
 def _job_spec(experiment: Experiment, ray_version: str) -> Manifest:
-    pod, workers = experiment.kubernetes.train_pod, experiment.train.workers
+    pod, workers = experiment.kubernetes.train_pod, experiment.train.max_workers
     # One CPU for each worker and one for what reads the data.
     num_pods = max(math.ceil((workers + 1) / pod.cpus), math.ceil(workers / pod.gpus) if pod.gpus else 1)
     submitter = pods.template(experiment, "training", "ray-job-submitter", pods.SUBMITTER)
