@@ -214,9 +214,23 @@ def _behind_tls(url, folder):
                 await writer.drain()
         writer.close()
 
+    writers = []
+
     async def serve(reader, writer):
+        writers.append(writer)
         back_reader, back_writer = await asyncio.open_connection(target.hostname, target.port)
+        writers.append(back_writer)
         await asyncio.gather(pump(reader, back_writer), pump(back_reader, writer))
+
+    async def end():
+        server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:  # one left open would fail whichever test is under way when it is collected
+            writer.transport.abort()
+        await asyncio.sleep(0.2)
 
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=context))
@@ -225,9 +239,8 @@ def _behind_tls(url, folder):
     try:
         yield f"https://localhost:{server.sockets[0].getsockname()[1]}"
     finally:
-        loop.call_soon_threadsafe(server.close)
-        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
-        loop.call_soon_threadsafe(lambda: loop.call_later(0.2, loop.stop))
+        asyncio.run_coroutine_threadsafe(end(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
