@@ -20,6 +20,7 @@ from pydantic import (
     PlainSerializer,
     PrivateAttr,
     Tag,
+    field_validator,
     model_validator,
 )
 
@@ -519,6 +520,84 @@ class Adapt(Section):
         return self
 
 
+class Topic(Section):
+    """What belongs to a topic: a text with one of the words, or with the pattern; without both, the likest text."""
+
+    words: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=200)] = []
+    """Whole words or phrases; case does not matter."""
+    pattern: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """A regular expression in RE2's syntax: its time grows with the text alone, whatever the pattern."""
+    about: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """A description, for texts that no rule takes: the topic whose description is likest, by the text encoder."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.words and self.pattern is None and self.about is None:
+            raise ValueError("nothing belongs to this topic; give words, pattern or about")
+        return self
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            import re2
+
+            options = re2.Options()
+            options.log_errors = False
+            try:
+                re2.compile(pattern, options)
+            except re2.error as error:
+                why = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else error
+                raise ValueError(f"is no RE2 pattern ({why}); it has no look-around and no back-references") from None
+        return pattern
+
+
+class Alerts(Section):
+    """What `trimtab monitor` counts in a stream, and when it says so."""
+
+    negative: Annotated[list[str], Field(min_length=1)] = ["negative"]
+    """Labels that are bad news."""
+    topics: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")], Topic], Field(max_length=64)
+    ] = {}
+    """By name, in the order in which they are tried; an event that names its topic has that one."""
+    similarity: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
+    """Least cosine between a text and a topic's `about`; below it the topic is `other`."""
+    window: Duration = 600.0
+    """Events of a topic that are judged together; shorter ones notice sooner and need larger surges."""
+    lateness: Duration = 60.0
+    """How much older than the newest event one may be and still count."""
+    least: Annotated[int, Field(ge=5, le=100_000)] = 20
+    """Events that a window must have; with fewer it is joined with the next."""
+    learn: Annotated[int, Field(ge=2, le=1000)] = 8
+    """Windows of a topic before any is judged."""
+    baseline: Annotated[int, Field(ge=4, le=1000)] = 48
+    """Windows that a new one is compared with, and of a surge that make it the usual."""
+    false_alarms: Annotated[float, Field(ge=1e-9, le=0.1)] = 1e-4
+    """Of the windows of a stream that does not change, the share that may be alarms, for each topic and rule."""
+    least_rise: Share = 0.05
+    """A surge is also at least so much above the usual share: with very many events, less is sure and means nothing."""
+    cooldown: Duration = 1800.0
+    """After an alert has ended, how long its rule says nothing new of the topic."""
+    silence: Duration = 600.0
+    """No shorter silence is an alert, whatever the topic's own gaps are."""
+    max_topics: Annotated[int, Field(ge=1, le=10_000)] = 256
+    """Topics that are told apart; further ones are counted together."""
+    hosts: list[str] = []
+    """Hosts to which a webhook may go, over HTTPS: hooks.example.com, or with a port. The address itself is in the
+    environment variable TRIMTAB_WEBHOOK, the secret that signs it in TRIMTAB_WEBHOOK_SECRET."""
+    private_hosts: list[str] = []
+    """Hosts in a private network that are allowed as well, also over HTTP, such as 10.0.0.7:8080."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.window < 1.0:
+            raise ValueError(f"window {self.window:g}s is too short; give it 1s or more")
+        if self.learn > self.baseline:
+            raise ValueError(f"learn {self.learn} is above baseline {self.baseline}; lower learn or raise baseline")
+        return self
+
+
 class Pod(Section):
     cpus: Annotated[int, Field(ge=1, le=256)] = 2
     memory: Size = 4 * 1024**3
@@ -572,6 +651,7 @@ class Experiment(Section):
     ladder: Ladder = Ladder()
     serve: Serve = Serve()
     adapt: Adapt = Adapt()
+    alerts: Alerts = Alerts()
     kubernetes: Kubernetes = Kubernetes()
     settings: dict[str, JsonValue] = {}
     """What a task of your own reads from `self.experiment.settings`."""

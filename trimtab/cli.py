@@ -545,6 +545,56 @@ def set_values(file: File, settings: Settings, store: StoreAt = None, as_json: J
     _order("set", file, store, as_json, settings)
 
 
+# A stream of events, watched
+
+
+@app.command()
+def monitor(
+    file: File,
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="JSON lines: a file, or - for stdin.")],
+    overrides: Set = None,
+    topics: Annotated[Path | None, typer.Option(help="YAML file of topics, instead of alerts.topics.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more at the end of a file.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the last run knew.")] = False,
+    patience: Annotated[float, typer.Option(min=1.0, help="Seconds that the endpoint may be away.")] = 600.0,
+    drain: Annotated[float, typer.Option(min=0.0, help="Seconds for the webhook at the end.")] = 10.0,
+    store: StoreAt = None,
+    cluster: Cluster = "default",
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the endpoint about each event of a stream, and raise alerts: surges, drift, silence."""
+    from trimtab import monitor as watching
+
+    watching.watch(
+        experiments.load(file, overrides or ()), stream, _workspace(as_json, cluster, address, store),
+        topics=topics, follow=follow, fresh=fresh, patience_s=patience, drain_s=drain,
+    )  # fmt: skip
+
+
+@app.command()
+def alerts(
+    file: File,
+    since: Annotated[str | None, typer.Option(help="A duration, 2h, or a time, 2026-01-31T08:00 (UTC).")] = None,
+    topic: Annotated[str | None, typer.Option(help="Of this topic alone.")] = None,
+    undelivered: Annotated[bool, typer.Option("--undelivered", help="Those no webhook has got.")] = False,
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """List the alerts of `monitor`; with --json their evidence too."""
+    from trimtab import alerts as kept
+    from trimtab import monitor as watching
+
+    screen = (workspace := _workspace(as_json, store=store)).screen
+    found = kept.found(experiments.load(file), workspace, since, topic, undelivered)
+    if as_json:
+        screen.json(found)
+        return
+    for entry in found:
+        screen.text(watching.line(entry) + (f"  ({entry['why']})" if undelivered else ""))
+    screen.word("alerts", f"{len(found)} found")
+
+
 def main() -> None:
     """Entry point of the `trimtab` command."""
     try:
