@@ -561,7 +561,7 @@ class Alerts(Section):
         dict[Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")], Topic], Field(max_length=64)
     ] = {}
     """By name, in the order in which they are tried; an event that names its topic has that one."""
-    similarity: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
+    similarity: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
     """Least cosine between a text and a topic's `about`; below it the topic is `other`."""
     window: Duration = 600.0
     """Events of a topic that are judged together; shorter ones notice sooner and need larger surges."""

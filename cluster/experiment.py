@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from cluster.config import FORMS, Experiment
 from cluster.errors import ConfigError
 
+MOST_NAME = 60  # characters of a key in a sentence
 ENVIRONMENT = "TRIMTAB_EXPERIMENT"  # a job gets its experiment as JSON in this variable: no file to ship
 ASKED_AT = "TRIMTAB_ASKED_AT"  # seconds since 1970 when somebody asked for the step that a job does
 
@@ -109,6 +110,7 @@ def _sentence(error: ValidationError) -> ConfigError:
     first = mistakes[0]
     path = [str(part) for part in first["loc"]]
     names, models = _walk(path)
+    names = [name if len(name) <= MOST_NAME else name[: MOST_NAME - 3] + "..." for name in names]
     field, value, kind = ".".join(names) or "experiment", first["input"], first["type"]
     if kind == "extra_forbidden":
         return ConfigError(field, value, "unknown key", _nearest(names[-1], models))
@@ -147,6 +149,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
         return [annotation]
     if get_origin(annotation) is Annotated:
         return _models(get_args(annotation)[0])
+    if get_origin(annotation) is dict:
+        return _models(get_args(annotation)[1])
     if get_origin(annotation) in (Union, UnionType):
         return [m for arg in get_args(annotation) if arg is not NoneType for m in _models(arg)]
     return []

@@ -43,6 +43,7 @@ class Course:
         self._small: Window | None = None
         self._doubted: Window | None = None  # the window before, where it surprised
         self._before: dict[str, float] = {}  # p of each test of the window before
+        self._change: tuple[float, float, int] | None = None  # found by ADWIN, and not yet spoken of
         self._surge: Surge | None = None
         self._quiet_until: dict[str, float] = {}  # by rule: no alert that begins earlier
 
@@ -59,8 +60,7 @@ class Course:
         length = self._rules.window
         window = self.open.setdefault(number, Window(number * length, (number + 1) * length))
         window.add(event, seen)
-        if found := self.change.add(seen.score):
-            alerts += self._changed(window, event.time, *found)
+        self._change = self.change.add(seen.score) or self._change
         return alerts
 
     def silence(self, now: float) -> list[Alert]:
@@ -110,6 +110,7 @@ class Course:
 
     def _judge(self, window: Window) -> list[Alert]:
         if len(self.past) < self._rules.learn:
+            self._change = None
             self._remember([window])
             return []
         p = odds.surge(*window.counts, [one.counts for one in self.past])
@@ -117,19 +118,20 @@ class Course:
             return self._goes_on(self._surge, window, p)
         p_labels = odds.labels(window.labels, [one.labels for one in self.past])
         before, self._before = self._before, {"surge": p, "drift": p_labels}
-        if self._alarms("surge", window, p, before) and window.share >= self._usual + self._rules.least_rise:
-            return [self._begin_surge(window, p)]
-        if self._alarms("drift", window, p_labels, before):
-            self._quiet_until["drift"] = window.end + self._rules.cooldown
-            found = self._labels_drifted(window, p_labels)
-            self._start_anew([*([self._doubted] if self._doubted else []), window])
-            return [found]
-        self._doubt(window, min(p, p_labels) < odds.pair_level(self._rules.false_alarms))
-        return []
+        if self._alarms("surge", p, before) and window.share >= self._usual + self._rules.least_rise:
+            # While its rule is quiet it is no alert, and no part of the past either.
+            return [self._begin_surge(window, p)] if self._is_due("surge", window) else []
+        rare = odds.pair_level(self._rules.false_alarms)
+        alerts = [] if p < rare else self._drift(window, p_labels, before)  # what may be a surge is no drift yet
+        if not alerts:
+            self._doubt(window, min(p, p_labels) < rare)
+        return alerts
 
-    def _alarms(self, rule: Rule, window: Window, p: float, before: dict[str, float]) -> bool:
-        is_due = window.start >= self._quiet_until.get(rule, 0.0)
-        return is_due and odds.surprising(p, before.get(rule), self._rules.false_alarms)
+    def _alarms(self, rule: Rule, p: float, before: dict[str, float]) -> bool:
+        return odds.surprising(p, before.get(rule), self._rules.false_alarms)
+
+    def _is_due(self, rule: Rule, window: Window) -> bool:
+        return window.start >= self._quiet_until.get(rule, 0.0)
 
     def _doubt(self, window: Window, is_surprising: bool) -> None:
         """Keep a surprising window out of the past until the next one has been judged."""
@@ -152,7 +154,7 @@ class Course:
         evidence = self._evidence(window, p) | {"test": "beta-binomial"}
         found = raised("surge", self.topic, window.start, window.end, f"{words}; by chance {p:.1g}", evidence)
         self._surge = Surge(found.id, window.start, [window.bare()])
-        self._doubted = None  # it was the surge's first window, and is no part of the past
+        self._doubted = self._change = None  # the window before was the surge's first, and is no part of the past
         return found
 
     def _goes_on(self, surge: Surge, window: Window, p: float) -> list[Alert]:
@@ -172,12 +174,26 @@ class Course:
         return []
 
     def _end_surge(self, surge: Surge, window: Window, p: float, words: str) -> Alert:
-        self._surge, self._before = None, {}
+        self._surge, self._before, self._change = None, {}, None
         self._quiet_until["surge"] = self._quiet_until["drift"] = window.end + self._rules.cooldown
         words = f"{words}, after {span(window.end - surge.started)}"
         return ended(surge.id, "surge", self.topic, window.end, words, self._evidence(window, p))
 
     # Drift
+
+    def _drift(self, window: Window, p: float, before: dict[str, float]) -> list[Alert]:
+        change, self._change = self._change, None
+        if not self._is_due("drift", window):
+            return []
+        if self._alarms("drift", p, before):
+            found = self._labels_drifted(window, p)
+        elif change is not None:
+            found = self._scores_drifted(window, *change)
+        else:
+            return []
+        self._quiet_until["drift"] = window.end + self._rules.cooldown
+        self._start_anew([*([self._doubted] if self._doubted else []), window])
+        return [found]
 
     def _labels_drifted(self, window: Window, p: float) -> Alert:
         shares = ", ".join(f"{count / window.events:.0%} {label}" for label, count in sorted(window.labels.items()))
@@ -185,14 +201,10 @@ class Course:
         evidence = self._evidence(window, p) | {"test": "chi-square of labels", "labels_before": self._labels_before()}
         return raised("drift", self.topic, window.start, window.end, words, evidence)
 
-    def _changed(self, window: Window, time: float, before: float, after: float, num: int) -> list[Alert]:
-        """ADWIN has found a change; a surge that goes on has said so already."""
-        if self._surge is not None or time < self._quiet_until.get("drift", 0.0) or len(self.past) < self._rules.learn:
-            return []
-        self._quiet_until["drift"] = time + self._rules.cooldown
+    def _scores_drifted(self, window: Window, before: float, after: float, num: int) -> Alert:
         words = f"mean score {before:.3f} before, {after:.3f} over the last {num} events"
         evidence = self._evidence(window, None) | {"test": "ADWIN", "mean_before": before, "mean": after, "events": num}
-        return [raised("drift", self.topic, window.start, time, words, evidence)]
+        return raised("drift", self.topic, window.start, window.end, words, evidence)
 
     def _start_anew(self, windows: list[Window]) -> None:
         """What comes after a drift is judged by what came with it."""
@@ -238,6 +250,7 @@ class Course:
             "small": self._small.to_json() if self._small else None,
             "doubted": self._doubted.to_json() if self._doubted else None,
             "before": self._before,
+            "changed": list(self._change) if self._change else None,
             "surge": [surge.id, surge.started, *([w.to_json() for w in part] for part in (surge.held, surge.calm))]
             if surge
             else None,
@@ -253,6 +266,7 @@ class Course:
         made._small = Window.from_json(tree["small"]) if tree["small"] else None
         made._doubted = Window.from_json(tree["doubted"]) if tree["doubted"] else None
         made._before, made._quiet_until = dict(tree["before"]), dict(tree["quiet_until"])
+        made._change = tuple(tree["changed"]) if tree["changed"] else None
         if tree["surge"]:
             name, started, held, calm = tree["surge"]
             made._surge = Surge(name, started, *([Window.from_json(w) for w in part] for part in (held, calm)))

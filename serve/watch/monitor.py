@@ -43,8 +43,8 @@ class Monitor:
         return self._count(event, seen, topic)
 
     def tick(self, now: float) -> list[Alert]:
-        """The stream's time goes on without an event, to `now`."""
-        if self._newest is None or now <= self._newest:
+        """The stream's time goes on to `now`, with or without an event."""
+        if self._newest is not None and now <= self._newest:
             return []
         self._newest = now
         return self._go_on()
@@ -77,11 +77,9 @@ class Monitor:
             self.counts["late"] += 1
             return []
         self.counts["counted"] += 1
-        alerts = self._course(topic).add(event, seen, number)
-        if self._newest is None or event.time > self._newest:
-            self._newest = event.time
-            alerts += self._go_on()
-        return alerts
+        # Time first: an event that ends a silence must not hide that there was one.
+        alerts = self.tick(event.time)
+        return alerts + self._course(topic).add(event, seen, number)
 
     def _go_on(self) -> list[Alert]:
         """Close what no event can change any more, and look for silence."""
