@@ -12,13 +12,13 @@ from tasks import task
 from trimtab.cli import app, kubernetes_app
 
 VERBS = [
-    "deploy", "doctor", "down", "drift", "evaluate", "explain", "feedback", "init", "logs", "models", "pause", "pin",
-    "plan", "predict", "preprocess", "replay", "resume", "rollback", "run", "set_values", "status", "stop", "train",
-    "tune", "unpin", "up", "validate", "watch",
+    "alerts", "deploy", "doctor", "down", "drift", "evaluate", "explain", "feedback", "init", "logs", "models", "monitor",
+    "pause", "pin", "plan", "predict", "preprocess", "replay", "resume", "rollback", "run", "set_values", "status",
+    "stop", "train", "tune", "unpin", "up", "validate", "watch",
 ]  # fmt: skip
 SECTIONS = {
     "": [
-        "name", "task", "seed", "data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt",
+        "name", "task", "seed", "data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt", "alerts",
         "kubernetes", "settings",
     ],
     "data": ["source", "image", "split", "shards", "max_rejected"],
@@ -45,6 +45,10 @@ SECTIONS = {
     "adapt": [
         "enabled", "tick_ms", "cooldown", "dwell", "replica_cooldown", "patience", "actions_per_minute", "journal",
     ],
+    "alerts": [
+        "negative", "topics", "similarity", "window", "lateness", "least", "learn", "baseline", "false_alarms",
+        "least_rise", "cooldown", "silence", "max_topics", "hosts", "private_hosts",
+    ],
     "kubernetes": [
         "image", "namespace", "store", "claim", "tokens_secret", "ray_token_secret", "credentials_secret",
         "schedule", "serve_pod", "train_pod",
@@ -68,7 +72,7 @@ def test_the_verbs_on_kubernetes() -> None:
 
 def test_the_settings_of_an_experiment() -> None:
     found: dict[str, type[Section]] = {"": Experiment}
-    for name in ("data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt", "kubernetes"):
+    for name in ("data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt", "alerts", "kubernetes"):
         annotation = Experiment.model_fields[name].annotation
         annotation = next(iter(get_args(annotation)), annotation)  # of those that may be left away
         assert isinstance(annotation, type)

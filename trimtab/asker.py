@@ -83,7 +83,7 @@ class Asker:
         return BadLine("failed", f"the endpoint fails on it: {error}")
 
     def _patiently(self, instances: Sequence[Any]) -> list[dict[str, Any]]:
-        backoff = tenacity.wait_exponential_jitter(initial=FIRST_S, max=LONGEST_S, jitter=FIRST_S)
+        backoff = tenacity.wait_exponential_jitter(multiplier=FIRST_S, max=LONGEST_S, jitter=FIRST_S)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Wait),
             stop=tenacity.stop_after_delay(self._patience_s),

@@ -5,31 +5,26 @@ Read, ask, step, publish: a batch at a time, and the next is read when this one 
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cluster import experiment as experiments
 from cluster.config import Experiment
-from cluster.errors import TrimtabError, UserError
+from cluster.errors import TrimtabError
 from serve import deploy as deployment
 from serve.watch import ledger
-from serve.watch.address import VARIABLE, allowed
 from serve.watch.alert import Alert, clock
 from serve.watch.events import BadLine, Event, parse, seen
 from serve.watch.ledger import Ledger
 from serve.watch.monitor import Monitor
 from serve.watch.outbox import Outbox
 from serve.watch.topics import Topics
-from serve.watch.webhook import Webhook, secret_from_environment
 from trimtab.asker import Asker
 from trimtab.lines import Line, Lines
 from trimtab.screen import Screen
+from trimtab.watching import topics_of, webhook_of, with_topics
 from trimtab.workspace import Workspace
 
 BATCH, LINGER_S, IDLE_S = 32, 0.2, 1.0
@@ -205,35 +200,6 @@ def _resumed(experiment: Experiment, book: Ledger, lines: Lines, screen: Screen)
     monitor.was_away()
     screen.word("monitor", "goes on with what it knew, at the beginning of this stream")
     return monitor, 0
-
-
-def with_topics(experiment: Experiment, file: Path) -> Experiment:
-    """The experiment with the topics of a YAML file. Raises UserError, ConfigError."""
-    try:
-        found = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError("--topics", str(file), f"cannot be read ({str(error)[:80]})", "name a YAML file") from None
-    tree = experiment.model_dump(mode="json")
-    tree["alerts"]["topics"] = found
-    return experiments.parse(tree)
-
-
-def topics_of(experiment: Experiment) -> Topics:
-    """Raises ConfigError where a topic has a description and the encoder is missing."""
-    if not any(topic.about for topic in experiment.alerts.topics.values()):
-        return Topics(experiment.alerts)
-    from serve.watch.likeness import embedder
-
-    return Topics(experiment.alerts, embedder())
-
-
-def webhook_of(experiment: Experiment) -> Webhook | None:
-    """The one that the environment names. Raises ConfigError where it may not be used."""
-    url = os.environ.get(VARIABLE)
-    if not url:
-        return None
-    target = allowed(url, experiment.alerts.hosts, experiment.alerts.private_hosts)
-    return Webhook(target, secret_from_environment())
 
 
 def line(entry: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ FILE = "financial_phrasebank.csv"
 LABELS = ("negative", "neutral", "positive")
 ACCURACY = 0.85
 EVERY_S = 10.0
-WINDOWS, QUICK_WINDOWS = 1000, 200  # stationary, of each seed
+WINDOWS, QUICK_WINDOWS = 15_000, 1000  # stationary, of each seed
 SURGES, BEFORE, MOST = (0.2, 0.3, 0.5, 0.8), 30, 40  # shares of true negatives; windows before, and of the surge
 REPEATS, QUICK_REPEATS = 20, 3  # of each surge and seed
 RULES = Alerts()
@@ -37,10 +37,10 @@ def run(context: Context) -> list[dict[str, Any]]:
     for seed in context.seeds:
         false.append(1000 * false_alarms(truth, windows, seed) / windows)
         print(f"monitoring, seed {seed}: {false[-1]:.2f} false alarms in 1,000 windows", file=sys.stderr)
-    goal = 1000 * 2 * RULES.false_alarms  # surge and drift, each
+    goal, mean = 1000 * 2 * RULES.false_alarms, sum(false) / len(false)  # surge and drift, each
     figures = [
-        report.figure("monitoring: false alarms", false, "per 1,000 windows", goal=goal, met=max(false) <= 1.0)
-        | {"mean": sum(false) / len(false), "windows": windows * len(false)}
+        report.figure("monitoring: false alarms", false, "per 1,000 windows", goal=goal, met=mean <= goal)
+        | {"mean": mean, "windows": windows * len(false)}
     ]
     usual = sum(label == "negative" for label in truth) / len(truth)
     for share in SURGES:
@@ -48,7 +48,8 @@ def run(context: Context) -> list[dict[str, Any]]:
         noticed = [float(found) for found in delays if found is not None]
         rows.append([f"{usual:.3f} to {share}", f"{len(noticed)} of {len(delays)}", *_quantiles(noticed)])
         if noticed:
-            figures.append(report.figure(f"monitoring: delay, {usual:.3f} to {share} negative", noticed, "events"))
+            name = f"monitoring: delay where noticed, {usual:.3f} to {share} negative"
+            figures.append(report.figure(name, noticed, "events") | {"noticed": len(noticed) / len(delays)})
     columns = ["surge", f"noticed within {MOST} windows", "median delay, events", "90th percentile"]
     context.tables.append({"title": "Surges of negatives in PhraseBank", "columns": columns, "rows": rows})
     return figures

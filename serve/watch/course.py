@@ -11,9 +11,10 @@ from typing import Any
 
 from cluster.config import Alerts
 from serve.watch import odds
-from serve.watch.alert import Alert, Rule, clock, ended, raised, span
+from serve.watch.alert import Alert, Rule, ended, raised, span
 from serve.watch.change import Change
 from serve.watch.events import Event, Seen
+from serve.watch.evidence import evidence, labels, usual
 from serve.watch.gaps import Gaps
 from serve.watch.windows import Window
 
@@ -118,7 +119,7 @@ class Course:
             return self._goes_on(self._surge, window, p)
         p_labels = odds.labels(window.labels, [one.labels for one in self.past])
         before, self._before = self._before, {"surge": p, "drift": p_labels}
-        if self._alarms("surge", p, before) and window.share >= self._usual + self._rules.least_rise:
+        if self._alarms("surge", p, before) and window.share >= usual(self.past) + self._rules.least_rise:
             # While its rule is quiet it is no alert, and no part of the past either.
             return [self._begin_surge(window, p)] if self._is_due("surge", window) else []
         rare = odds.pair_level(self._rules.false_alarms)
@@ -141,18 +142,12 @@ class Course:
     def _remember(self, windows: list[Window]) -> None:
         self.past = [*self.past, *(window.bare() for window in windows)][-self._rules.baseline :]
 
-    @property
-    def _usual(self) -> float:
-        negatives, events = (sum(counts) for counts in zip(*(one.counts for one in self.past), strict=True))
-        return negatives / events if events else 0.0
-
     # A surge
 
     def _begin_surge(self, window: Window, p: float) -> Alert:
-        usual = self._usual
-        words = f"{window.negatives} of {window.events} negative ({window.share:.0%}), usual are {usual:.0%}"
-        evidence = self._evidence(window, p) | {"test": "beta-binomial"}
-        found = raised("surge", self.topic, window.start, window.end, f"{words}; by chance {p:.1g}", evidence)
+        before = f"usual are {usual(self.past):.0%}"
+        words = f"{window.negatives} of {window.events} negative ({window.share:.0%}), {before}"
+        found = self._raised("surge", window, f"{words}; by chance {p:.1g}", p, test="beta-binomial")
         self._surge = Surge(found.id, window.start, [window.bare()])
         self._doubted = self._change = None  # the window before was the surge's first, and is no part of the past
         return found
@@ -177,7 +172,7 @@ class Course:
         self._surge, self._before, self._change = None, {}, None
         self._quiet_until["surge"] = self._quiet_until["drift"] = window.end + self._rules.cooldown
         words = f"{words}, after {span(window.end - surge.started)}"
-        return ended(surge.id, "surge", self.topic, window.end, words, self._evidence(window, p))
+        return ended(surge.id, "surge", self.topic, window.end, words, evidence(window, self.past, p))
 
     # Drift
 
@@ -198,45 +193,20 @@ class Course:
     def _labels_drifted(self, window: Window, p: float) -> Alert:
         shares = ", ".join(f"{count / window.events:.0%} {label}" for label, count in sorted(window.labels.items()))
         words = f"other labels than before: {shares}; by chance {p:.1g}"
-        evidence = self._evidence(window, p) | {"test": "chi-square of labels", "labels_before": self._labels_before()}
-        return raised("drift", self.topic, window.start, window.end, words, evidence)
+        return self._raised("drift", window, words, p, test="chi-square of labels", labels_before=labels(self.past))
 
     def _scores_drifted(self, window: Window, before: float, after: float, num: int) -> Alert:
         words = f"mean score {before:.3f} before, {after:.3f} over the last {num} events"
-        evidence = self._evidence(window, None) | {"test": "ADWIN", "mean_before": before, "mean": after, "events": num}
-        return raised("drift", self.topic, window.start, window.end, words, evidence)
+        return self._raised("drift", window, words, None, test="ADWIN", mean_before=before, mean=after, events=num)
+
+    def _raised(self, rule: Rule, window: Window, words: str, p: float | None, **more: Any) -> Alert:
+        found = evidence(window, self.past, p) | more
+        return raised(rule, self.topic, window.start, window.end, words, found)
 
     def _start_anew(self, windows: list[Window]) -> None:
         """What comes after a drift is judged by what came with it."""
         self.past = [window.bare() for window in windows]
         self._doubted, self._before = None, {}
-
-    def _labels_before(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for window in self.past:
-            for label, count in window.labels.items():
-                found[label] = found.get(label, 0) + count
-        return found
-
-    def _evidence(self, window: Window, p: float | None) -> dict[str, Any]:
-        counts = [one.counts for one in self.past]
-        points = [((one.start + one.end) / 2, *one.counts) for one in [*self.past, window]]
-        found = odds.trend(points)
-        slope = {"share_per_hour": 3600 * found[0], "error": 3600 * found[1]} if found else None
-        return {
-            "window": {"start": window.start, "end": window.end, "from": clock(window.start), "to": clock(window.end)},
-            "counts": {"events": window.events, "negatives": window.negatives, "share": round(window.share, 4)},
-            "labels": dict(window.labels),
-            "before": {
-                "windows": len(counts),
-                "events": sum(n for _, n in counts),
-                "negatives": sum(k for k, _ in counts),
-                "share": round(self._usual, 4) if counts else None,
-            },
-            "p": p,
-            "trend": slope,
-            "texts": list(window.texts),
-        }
 
     # To go on later
 

@@ -70,9 +70,8 @@ class Ledger:
             raise TrimtabError(words) from None
         if self._unsaid:
             known = {key_of(entry) for entry in entries(self._folder)}
-            self._tell([alert for alert in self._unsaid if alert.key not in known])
-            self._post(self._unsaid)
-            self._unsaid = []
+            self._give([alert for alert in self._unsaid if alert.key in known], [])
+            self._unsaid = self._give([], [alert for alert in self._unsaid if alert.key not in known])
         found: dict[str, Any] = tree
         return found
 
@@ -83,29 +82,26 @@ class Ledger:
         if self._journal.wants_state:
             self._journal.append({"kind": STATE, "at": at})
         if self._unsaid:
-            self._unsaid = self._tell(self._unsaid)
+            self._unsaid = self._give([], self._unsaid)
             self._publish(state)  # or the next process would send them once more
 
     def _publish(self, state: Mapping[str, Any]) -> None:
         tree = {**state, "unsaid": [alert.to_json() for alert in self._unsaid]}
         write_whole(self._folder / "state.json", json.dumps(tree, allow_nan=False).encode())
 
-    def _tell(self, alerts: list[Alert]) -> list[Alert]:
-        """To the journal and the outbox; returns those that could not be written."""
+    def _give(self, written: list[Alert], alerts: list[Alert]) -> list[Alert]:
+        """To the journal, but for what is `written`, then to the outbox; returns those that could not be written."""
         left = [alert for alert in alerts if not self._journal.append({"kind": ALERT, **alert.to_json()})]
         if left:
             self._say(f"{len(left)} alerts are kept in the state until there is room ({self._journal.trouble})")
-        self._post([alert for alert in alerts if alert not in left])
-        return left
-
-    def _post(self, alerts: list[Alert]) -> None:
         if self._outbox is None:
-            return
-        for alert in alerts:
+            return left
+        for alert in [*written, *(alert for alert in alerts if alert not in left)]:
             try:
                 self._outbox.post(alert.key, {"key": alert.key, **alert.to_json()})
             except OSError as error:
                 self._say(f"alert {alert.id} is in the journal, but not sent: {error}")
+        return left
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:

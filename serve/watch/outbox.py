@@ -52,7 +52,7 @@ class Outbox:
 
     def start(self, webhook: Webhook, on_word: Words, wait: tenacity.wait.wait_base | None = None) -> None:
         """`wait` is the time between tries; by default it doubles, with some chance in it."""
-        between = wait or tenacity.wait_exponential_jitter(initial=FIRST_S, max=LONGEST_S)
+        between = wait or tenacity.wait_exponential_jitter(multiplier=FIRST_S, max=LONGEST_S)
         self._thread = threading.Thread(target=self._deliver, args=(webhook, on_word, between), daemon=True)
         self._thread.start()
 
