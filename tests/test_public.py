@@ -12,14 +12,14 @@ from tasks import task
 from trimtab.cli import app, kubernetes_app
 
 VERBS = [
-    "alerts", "deploy", "doctor", "down", "drift", "evaluate", "explain", "feedback", "init", "logs", "models", "monitor",
-    "pause", "pin", "plan", "predict", "preprocess", "replay", "resume", "rollback", "run", "set_values", "status",
-    "stop", "train", "tune", "unpin", "up", "validate", "watch",
+    "alerts", "deploy", "doctor", "down", "drift", "evaluate", "explain", "feedback", "init", "logs", "models",
+    "monitor", "pause", "pin", "plan", "predict", "preprocess", "replay", "resume", "rollback", "run", "set_values",
+    "status", "stop", "train", "tune", "unpin", "up", "validate", "watch",
 ]  # fmt: skip
 SECTIONS = {
     "": [
-        "name", "task", "seed", "data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt", "alerts",
-        "kubernetes", "settings",
+        "name", "task", "seed", "data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt",
+        "alerts", "kubernetes", "settings",
     ],
     "data": ["source", "image", "split", "shards", "max_rejected"],
     "model": ["network", "weights", "side", "width", "dropout", "label_smoothing"],
@@ -72,7 +72,19 @@ def test_the_verbs_on_kubernetes() -> None:
 
 def test_the_settings_of_an_experiment() -> None:
     found: dict[str, type[Section]] = {"": Experiment}
-    for name in ("data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt", "alerts", "kubernetes"):
+    for name in (
+        "data",
+        "model",
+        "text",
+        "answers",
+        "train",
+        "tune",
+        "ladder",
+        "serve",
+        "adapt",
+        "alerts",
+        "kubernetes",
+    ):
         annotation = Experiment.model_fields[name].annotation
         annotation = next(iter(get_args(annotation)), annotation)  # of those that may be left away
         assert isinstance(annotation, type)
