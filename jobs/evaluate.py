@@ -105,16 +105,17 @@ def _write(
     graphs, ladder = rungs.build(task, dataset, network, progress)
     variants, table = tuple(rung.variant for rung in ladder.rungs), ladder.to_json()
 
-    outputs = batched(OnnxPredictor(graphs[variants[0]]), rows)
+    forwards = {variant: OnnxPredictor(graphs[variant]) for variant in variants}
+    outputs = batched(forwards[variants[0]], rows)
     metrics = task.metrics(outputs, truth, dataset.encoding)
     files = {
         "weights": ("weights.safetensors", weights),
         **{variant: (f"{variant}.onnx", graph) for variant, graph in graphs.items()},
         "history": ("history.json", json.dumps(history, indent=1).encode()),
         "probe": ("probe.npy", _probe(dataset)),
-        "reference": ("reference.npz", _reference(graphs, variants, rows)),
+        "reference": ("reference.npz", _reference(forwards, rows, outputs)),
         **{f"{KEPT}{name}": (name, dataset.file(name)) for name in dataset.files},
-        **_added(task, graphs, variants),
+        **{f"{KEPT}{name}": (name, data) for name, data in task.accompany(forwards).items()},
     }
     if (code := own.find(experiment)) is not None:
         files |= {f"{CODE}{name}": (f"code/{name}", data) for name, data in code.files.items()}
@@ -141,10 +142,11 @@ def _write(
     )
 
 
-def _reference(graphs: dict[str, bytes], variants: tuple[str, ...], rows: np.ndarray) -> bytes:
-    """How every rung answers on test rows, which nothing was chosen by."""
+def _reference(forwards: dict[str, OnnxPredictor], rows: np.ndarray, outputs: np.ndarray) -> bytes:
+    """How every rung answers on test rows, which nothing was chosen by; `outputs` are the first one's."""
     some = rows[: reference.MOST_ROWS]
-    return reference.pack({variant: batched(OnnxPredictor(graphs[variant]), some) for variant in variants})
+    top, *others = forwards
+    return reference.pack({top: outputs, **{variant: batched(forwards[variant], some) for variant in others}})
 
 
 def _probe(dataset: Dataset) -> bytes:
@@ -153,12 +155,6 @@ def _probe(dataset: Dataset) -> bytes:
     out = io.BytesIO()
     np.save(out, rows[:PROBE_ROWS], allow_pickle=False)
     return out.getvalue()
-
-
-def _added(task: Task, graphs: dict[str, bytes], variants: tuple[str, ...]) -> dict[str, tuple[str, bytes]]:
-    """What the task keeps with this version, by role."""
-    forwards = {variant: OnnxPredictor(graphs[variant]) for variant in variants}
-    return {f"{KEPT}{name}": (name, data) for name, data in task.accompany(forwards).items()}
 
 
 def _sample(

@@ -26,7 +26,7 @@ from jobs import shards, sources, verdicts
 from jobs.cleaner import Cleaner
 from jobs.source_rows import Reading
 from tasks.dataset import SPLITS
-from tasks.task import Rejected, load_task
+from tasks.task import Rejected, Task, load_task
 
 if TYPE_CHECKING:
     import ray
@@ -76,9 +76,9 @@ def _cleaned(
     experiment: Experiment, progress: Callable[[int, int], None]
 ) -> tuple[Cleaner, list[ray.ObjectRef], verdicts.Index, verdicts.Rules]:
     reading = sources.read(experiment)
-    cleaner = _cleaner(experiment, reading)
-    total = reading.num_rows() or 0
     task = load_task(experiment)
+    cleaner = _cleaner(task, reading)
+    total = reading.num_rows() or 0
     rules = verdicts.Rules(
         reading.labels, has_values=task.targets == "value", ambiguous=task.ambiguous, outside=task.outside
     )
@@ -96,9 +96,9 @@ def _cleaned(
     return cleaner, refs, index, rules
 
 
-def _cleaner(experiment: Experiment, reading: Reading) -> Cleaner:
+def _cleaner(task: Task, reading: Reading) -> Cleaner:
     """Fixes shape and dtype of encoded rows by the first row that is good. Raises DataError when there is no row."""
-    task = load_task(experiment)
+    experiment = task.experiment
     found = reading.values()
     if (first := next(found, None)) is None:
         problem = "holds no row with an input"
@@ -187,7 +187,8 @@ def _written(
     entries: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for (split, _), (entry, _) in zip(pending, results, strict=False):
         entries[split].append(entry)
-    files = {name: staging.write(name, data) for name, data in load_task(experiment).gather().items()}
+    task = load_task(experiment)
+    files = {name: staging.write(name, data) for name, data in task.gather().items()}
     partials = [partial for _, partial in results[: len(pending)] if partial is not None]
     counts = judged.counts()
     return {
@@ -195,7 +196,7 @@ def _written(
             "labels": list(judged.labels),
             "shape": list(cleaner.shape),
             "dtype": cleaner.dtype,
-            "statistics": load_task(experiment).statistics(partials) | _of_targets(judged),
+            "statistics": task.statistics(partials) | _of_targets(judged),
         },
         "schema": {
             "x": f"fixed_shape_tensor<{cleaner.dtype}>{list(cleaner.shape)}",

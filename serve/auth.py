@@ -6,6 +6,7 @@ mistake.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import math
@@ -31,9 +32,13 @@ class _Client:
     left: float = math.inf
     at: float = 0.0
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         return self.digest[:8].hex()
+
+    @functools.cached_property
+    def secret(self) -> bytes:
+        return hmac.digest(self.digest, b"secret of a client", hashlib.sha256)
 
     def wait_s(self, now: float) -> float:
         """0 when one more request is within the rate, which takes it; else the time until it would be."""
@@ -106,7 +111,7 @@ class Tokens:
         From its token alone, so that it outlives a change of the other tokens.
         """
         found = next((client for client in self._clients if client.name == name), None)
-        return hmac.digest(found.digest, b"secret of a client", hashlib.sha256) if found else b""
+        return found.secret if found else b""
 
     def _known(self, header: bytes | None) -> _Client:
         scheme, _, token = (header or b"").partition(b" ")

@@ -109,7 +109,7 @@ def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
         have = ", ".join(bundle.variants) or "none"
         raise NotFoundError(f"bundle {bundle.key} has no ONNX variant to serve (variants: {have})")
     rows = bundle.probe(max_batch)
-    forwards = open_forwards(bundle, max_batch, threads)
+    forwards = _opened_all(bundle, rows, threads)
     accuracies, samples = _accuracies(bundle), time_passes(forwards, rows)
     rungs = [Rung(variant, accuracies[variant], Latency.fit(samples[variant])) for variant in variants]
     ladder = Ladder(rungs, forwards)
@@ -119,7 +119,10 @@ def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
 
 def open_forwards(bundle: Bundle, max_batch: int, threads: int) -> dict[str, Forward]:
     """All rungs of a bundle anew, each run once. Raises as `open_ladder` does."""
-    rows = bundle.probe(max_batch)
+    return _opened_all(bundle, bundle.probe(max_batch), threads)
+
+
+def _opened_all(bundle: Bundle, rows: np.ndarray, threads: int) -> dict[str, Forward]:
     width = load_task(bundle.experiment, bundle.file).output_spec(bundle.encoding).shape[1]
     return {variant: _opened(bundle, variant, rows, width, threads) for variant in executable(bundle)}
 

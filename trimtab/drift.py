@@ -7,10 +7,9 @@ from typing import Any
 from cluster import served
 from cluster.config import Experiment
 from cluster.errors import NotFoundError
-from ladder import reference
 from ladder.bundle import read_bundle
 from serve.adapt import drift
-from tasks.task import load_task
+from serve.adapt.sentinel import reference_of
 from trimtab.workspace import Workspace
 
 
@@ -20,8 +19,8 @@ def look(experiment: Experiment, workspace: Workspace, window: int) -> dict[str,
     Raises NotFoundError: no version, a bundle without a reference, or fewer answers in the sample than a window.
     """
     version = workspace.registry.version(experiment.name, "stable")
-    bundle = read_bundle(workspace.store, version.bundle)
-    if "reference" not in bundle.files:
+    known = reference_of(read_bundle(workspace.store, version.bundle))
+    if known is None:
         raise NotFoundError(f"version {version.version} of {experiment.name} has no reference; train and evaluate anew")
     sample = served.ledger(workspace.store, experiment.name).read()
     rows = [r for r in sample.to_pylist() if r["version"] == version.version and r["outputs"] is not None]
@@ -31,8 +30,6 @@ def look(experiment: Experiment, workspace: Workspace, window: int) -> dict[str,
             f"{len(rows)} answers of version {version.version} are in the sample, {window} needed; {mend}"
         )
     rows.sort(key=lambda row: row["at_ns"])
-    has_classes = load_task(bundle.experiment, bundle.file).targets == "label"
-    known = drift.Reference(reference.unpack(bundle.read("reference")), has_classes=has_classes)
     verdicts: list[drift.Verdict] = []
     for start in range(0, len(rows) - window + 1, window):
         findings = known.judge(*drift.columns(rows[start : start + window]))

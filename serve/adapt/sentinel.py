@@ -11,7 +11,7 @@ from typing import Any
 from cluster import served
 from cluster.store import Store
 from ladder import reference
-from ladder.bundle import read_bundle
+from ladder.bundle import Bundle, read_bundle
 from serve.adapt import drift
 from serve.adapt.drift import Reference, Verdict
 from tasks.task import load_task
@@ -50,11 +50,8 @@ class Sentinel:
         return words
 
     def _begin(self, bundle: str, version: int) -> None:
-        found = read_bundle(self._store, bundle)
-        self._of, self._waiting, self._verdict, self._known = (bundle, version), [], None, None
-        if "reference" in found.files:  # a bundle of an earlier Trimtab has none
-            has_classes = load_task(found.experiment, found.file).targets == "label"
-            self._known = Reference(reference.unpack(found.read("reference")), has_classes=has_classes)
+        self._known = reference_of(read_bundle(self._store, bundle))
+        self._of, self._waiting, self._verdict = (bundle, version), [], None
 
     def _fresh(self, version: int) -> list[dict[str, Any]]:
         """Rows that were not there at the last look, oldest first."""
@@ -66,6 +63,17 @@ class Sentinel:
             seen = self._seen | {row["id"]: row["at_ns"] for row in rows}
             self._seen = {name: at for name, at in seen.items() if at >= self._newest_ns - OVERLAP_NS}
         return [row for row in rows if row["version"] == version and row["outputs"] is not None]
+
+
+def reference_of(bundle: Bundle) -> Reference | None:
+    """What the answers of a version are compared with; None for a bundle of an earlier Trimtab, which has none.
+
+    Raises NotFoundError, DamagedError.
+    """
+    if "reference" not in bundle.files:
+        return None
+    has_classes = load_task(bundle.experiment, bundle.file).targets == "label"
+    return Reference(reference.unpack(bundle.read("reference")), has_classes=has_classes)
 
 
 def _said(before: Verdict | None, now: Verdict, version: int) -> list[str]:
