@@ -57,7 +57,9 @@ def main() -> int:
         return 2
     results = Results()
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(endpoint.served(arguments.scratch, endpoint.mnist(arguments.data)))
+        ours = stack.enter_context(
+            endpoint.served(arguments.scratch, endpoint.mnist(arguments.data, adapt={"enabled": False}))
+        )
         theirs = _peer(stack, arguments.scratch, ours.model, results)
         session.connect(ours.cluster)
         stack.callback(_disconnect)
