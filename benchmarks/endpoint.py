@@ -85,6 +85,8 @@ def served(scratch: Path, experiment: dict[str, Any]) -> Iterator[Endpoint]:
         cluster = session.require(CLUSTER)
         said = _metadata(deploy.url(cluster, made), cluster.api_token)
         bundle = read_bundle(Store.open(str(home / "store")), said["parameters"]["bundle"])
+        asked = bundle.experiment.model_copy(update={"serve": made.serve, "adapt": made.adapt})
+        bundle = dataclasses.replace(bundle, experiment=asked)  # a bundle remembers the limits of the day it was made
         model = scratch / f"{made.name}.onnx"
         model.write_bytes(bundle.read("onnx-fp32"))
         endpoint = Endpoint(cluster, bundle, int(said["versions"][0]), model)

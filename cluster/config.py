@@ -598,6 +598,142 @@ class Alerts(Section):
         return self
 
 
+class Schedule(Section):
+    """A new training at the times of a cron line."""
+
+    cron: str
+    """Minute, hour, day of month, month, day of week: `0 3 * * 1-5`; or @hourly, @daily, @weekly, @monthly."""
+    timezone: str = "UTC"
+    """In whose clock the line is read, for example Europe/Berlin."""
+    overlap: Literal["skip", "queue"] = "skip"
+    """What happens when it is due while a retraining still runs: left out, or done after it."""
+
+    @model_validator(mode="after")
+    def _fires(self) -> Self:
+        from cluster import cron
+
+        cron.check(self.cron, self.timezone)
+        return self
+
+
+class DataTrigger(Section):
+    """A new training when files come or change at a path."""
+
+    path: str
+    """A file, a folder or a pyarrow.fs URI."""
+    every: Annotated[Duration, Field(ge=1.0)] = 60.0
+    """Between two looks."""
+    settle: Duration = 30.0
+    """How long nothing may have changed before it counts: files that are still being written are waited for."""
+
+
+class FeedbackTrigger(Section):
+    """A new training for what came back about answers."""
+
+    labels: Annotated[int, Field(ge=1)] | None = None
+    """After so many believed labels that no training has learnt from yet."""
+    accuracy_below: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """When the believed labels say that the stable version is less often right than this, beyond chance."""
+    every: Annotated[Duration, Field(ge=1.0)] = 30.0
+    """Between two looks at the feedback."""
+
+    @model_validator(mode="after")
+    def _says_when(self) -> Self:
+        if self.labels is None and self.accuracy_below is None:
+            raise ValueError("it never fires; give labels or accuracy_below")
+        return self
+
+
+class Triggers(Section):
+    """What orders a new training, each by itself; none by default. `trimtab retrain` orders one by hand."""
+
+    schedule: Schedule | None = None
+    data: DataTrigger | None = None
+    drift: bool = False
+    """Drift of the answers, once labels of what drifted confirm that it costs accuracy."""
+    feedback: FeedbackTrigger | None = None
+    webhook: bool = False
+    """`POST .../v2/models/<name>/retrain` with a token whose role is `operate` or more."""
+
+
+class Labels(Section):
+    """Which labels of feedback a training may learn from; the others wait."""
+
+    agreement: Annotated[int, Field(ge=1, le=100)] = 2
+    """Clients that must say the same of an answer. One is enough whose token's role is `operate` or more."""
+    client_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3
+    """Share of the labels that may rest on the word of one client alone; without effect on those of `operate`."""
+    max_rows: Annotated[int, Field(ge=1, le=10_000_000)] = 50_000
+    """The newest ones are taken."""
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """Share of them that no training learns from: the gate measures with them."""
+
+
+class Retrain(Section):
+    triggers: Triggers = Triggers()
+    labels: Labels = Labels()
+    warm_start: bool = True
+    """Begin with the weights of the stable version where they fit."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """By default those of `train`."""
+    cooldown: Duration = 3600.0
+    """Least time between the end of a retraining and the next that a trigger orders; by hand there is none."""
+    per_day: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Retrainings that triggers may order in 24 hours."""
+    most: Annotated[Duration, Field(ge=1.0)] = 7200.0
+    """A retraining that takes longer is stopped."""
+
+
+class Gate(Section):
+    """What a retrained version must show before it may answer anybody; all against the stable one, on this machine."""
+
+    max_accuracy_loss: Share = 0.005
+    """On the test split, beyond what chance explains."""
+    max_recent_loss: Share = 0.0
+    """On the held-out labels of feedback, beyond what chance explains; only where there are `least_recent` of them."""
+    least_recent: Annotated[int, Field(ge=1)] = 50
+    max_class_loss: Share = 0.05
+    """Of a label's recall on the test split, beyond what chance explains."""
+    max_calibration_loss: Share = 0.05
+    """Rise of the expected calibration error on the test split."""
+    max_slowdown: Annotated[float, Field(ge=1.0)] = 1.5
+    """Times as long for a row or a full batch, with the most accurate rung."""
+    max_growth: Annotated[float, Field(ge=1.0)] = 2.0
+    """Times as many bytes."""
+
+
+class Rollout(Section):
+    """How a version that has passed the gate comes to answer all requests."""
+
+    automatic: bool = True
+    """Begin it, and promote, by itself; else `trimtab canary` and `trimtab promote` do. It is taken back by itself
+    either way."""
+    shadow: Annotated[int, Field(ge=0)] = 200
+    """Rows that it answers beside the stable version, unseen by anyone, before it answers the first request."""
+    shadow_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Of the requests; fewer under load."""
+    steps: Annotated[list[Annotated[float, Field(gt=0.0, lt=1.0)]], Field(min_length=1, max_length=20)] = [
+        0.01, 0.05, 0.25, 0.5,
+    ]  # fmt: skip
+    """Shares of the request ids that it answers, one after the other."""
+    least_requests: Annotated[int, Field(ge=1)] = 100
+    """Requests that it must have answered at each step before the next."""
+    least_time: Duration = 5.0
+    """How long each step takes at least."""
+    patience: Duration = 86400.0
+    """A rollout that takes longer, for want of requests, is taken back."""
+    error: Annotated[float, Field(gt=0.0, le=0.2)] = 0.01
+    """Chance that a version as good as the stable one is taken back, over the whole rollout."""
+    tolerance: Share = 0.02
+    """How much worse than the stable version it may be, in answers in time, right and agreeing by labels."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.steps != sorted(set(self.steps)):
+            raise ValueError(f"steps {self.steps} do not grow; write each share once, the smallest first")
+        return self
+
+
 class Pod(Section):
     cpus: Annotated[int, Field(ge=1, le=256)] = 2
     memory: Size = 4 * 1024**3
@@ -651,6 +787,9 @@ class Experiment(Section):
     ladder: Ladder = Ladder()
     serve: Serve = Serve()
     adapt: Adapt = Adapt()
+    retrain: Retrain = Retrain()
+    gate: Gate = Gate()
+    rollout: Rollout = Rollout()
     alerts: Alerts = Alerts()
     kubernetes: Kubernetes = Kubernetes()
     settings: dict[str, JsonValue] = {}

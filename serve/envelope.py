@@ -16,6 +16,13 @@ from cluster.config import MAX_CONCURRENCY, MAX_THREADS, Section
 from cluster.errors import ConfigError
 
 
+class Candidate(Section):
+    """Another version, held beside the stable one in every replica."""
+
+    bundle: str
+    version: Annotated[int, Field(ge=1)]
+
+
 class LiveEnvelope(Section):
     epoch: Annotated[int, Field(ge=0)] = 0
     """Grows with every change; a replica ignores one that is not newer than its own."""
@@ -34,6 +41,11 @@ class LiveEnvelope(Section):
     """Forward passes at once."""
     admit: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Share of the arrivals that is let in."""
+    candidate: Candidate | None = None
+    shadow: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Share of the requests that the candidate answers too, unseen."""
+    canary: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Share of the request ids that the candidate answers."""
 
 
 def read(tree: Mapping[str, Any]) -> LiveEnvelope:

@@ -19,7 +19,7 @@ VERBS = [
 SECTIONS = {
     "": [
         "name", "task", "seed", "data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt",
-        "alerts", "kubernetes", "settings",
+        "retrain", "gate", "rollout", "alerts", "kubernetes", "settings",
     ],
     "data": ["source", "image", "split", "shards", "max_rejected"],
     "model": ["network", "weights", "side", "width", "dropout", "label_smoothing"],
@@ -44,6 +44,15 @@ SECTIONS = {
     ],
     "adapt": [
         "enabled", "tick_ms", "cooldown", "dwell", "replica_cooldown", "patience", "actions_per_minute", "journal",
+    ],
+    "retrain": ["triggers", "labels", "warm_start", "epochs", "cooldown", "per_day", "most"],
+    "gate": [
+        "max_accuracy_loss", "max_recent_loss", "least_recent", "max_class_loss", "max_calibration_loss",
+        "max_slowdown", "max_growth",
+    ],
+    "rollout": [
+        "automatic", "shadow", "shadow_share", "steps", "least_requests", "least_time", "patience", "error",
+        "tolerance",
     ],
     "alerts": [
         "negative", "topics", "similarity", "window", "lateness", "least", "learn", "baseline", "false_alarms",
@@ -82,6 +91,9 @@ def test_the_settings_of_an_experiment() -> None:
         "ladder",
         "serve",
         "adapt",
+        "retrain",
+        "gate",
+        "rollout",
         "alerts",
         "kubernetes",
     ):

@@ -20,7 +20,7 @@ DIGITS = {"name": "digits", "data": {"source": {"kind": "digits"}}}
         pytest.param(
             "xyzzy=1",
             "xyzzy",
-            "known keys here: adapt, alerts, answers, data, kubernetes",
+            "known keys here: adapt, alerts, answers, data, gate",
             id="unknown key, nothing near",
         ),
         pytest.param("data.source.pth=a", "data.source.pth", "known keys here: kind", id="unknown key of a source"),
