@@ -58,7 +58,7 @@ class Reference:
     """Each rung's answers on held-out rows: never on training rows, of which a model is too sure."""
 
     def __init__(self, known: Mapping[str, Answers], *, has_classes: bool = True) -> None:
-        self._known, self._has_classes = dict(known), has_classes
+        self._known, self.has_classes = dict(known), has_classes
         self._calibrated: dict[str, _Discrepancy] = {}
 
     def judge(self, outputs: np.ndarray, variants: Sequence[str]) -> tuple[Finding, ...]:
@@ -71,7 +71,7 @@ class Reference:
         shares = {name: len(part) / len(window) for name, part in parts.items()}
         pool = np.concatenate([self._some(self._known[name].columns, share) for name, share in shares.items()])
         findings = [_columns(window, pool)]
-        if self._has_classes:
+        if self.has_classes:
             classes = np.concatenate([part.classes for part in parts.values()])
             findings.append(_classes(classes, [(self._known[name].classes, share) for name, share in shares.items()]))
         main = max(shares, key=shares.__getitem__)

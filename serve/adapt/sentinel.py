@@ -6,7 +6,10 @@ Beside the actor's loop, because it reads files and takes its time. Knows the st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from cluster import served
 from cluster.store import Store
@@ -14,6 +17,7 @@ from ladder import reference
 from ladder.bundle import Bundle, read_bundle
 from serve.adapt import drift
 from serve.adapt.drift import Reference, Verdict
+from serve.adapt.streams import Stream
 from tasks.task import load_task
 
 LOOK_EVERY_S = 15.0
@@ -31,6 +35,7 @@ class Sentinel:
         self._seen: dict[str, int] = {}  # ids of the rows within OVERLAP_NS of it, and their times
         self._waiting: list[dict[str, Any]] = []
         self._verdict: Verdict | None = None
+        self._surety: dict[str, Stream] = {}  # of each rung: they differ in it
 
     def look(self, bundle: str, version: int) -> list[str]:
         """Sentences about what has changed since the last look. Raises TrimtabError when the store cannot be read."""
@@ -38,8 +43,9 @@ class Sentinel:
             self._begin(bundle, version)
         if self._known is None:
             return []
-        words: list[str] = []
-        self._waiting += self._fresh(version)
+        fresh = self._fresh(version)
+        words = self._creeping(fresh, version) if self._known.has_classes else []
+        self._waiting += fresh
         while len(self._waiting) >= self._window:
             part, self._waiting = self._waiting[: self._window], self._waiting[self._window :]
             findings = self._known.judge(*drift.columns(part))
@@ -52,6 +58,18 @@ class Sentinel:
     def _begin(self, bundle: str, version: int) -> None:
         self._known = reference_of(read_bundle(self._store, bundle))
         self._of, self._waiting, self._verdict = (bundle, version), [], None
+        self._surety = {}
+
+    def _creeping(self, rows: Sequence[dict[str, Any]], version: int) -> list[str]:
+        """Changes of how sure the answers are, rung by rung: the largest output of each."""
+        words = []
+        for variant in sorted({row["variant"] for row in rows}):
+            outputs = np.array([row["outputs"] for row in rows if row["variant"] == variant])
+            stream = self._surety.setdefault(variant, Stream())
+            if change := stream.feed(outputs.max(axis=1).clip(0.0, 1.0).tolist()):
+                mean = "the mean confidence of version {} with {} went from {:.3f} to {:.3f}, found by ADWIN"
+                words.append(mean.format(version, variant, *change))
+        return words
 
     def _fresh(self, version: int) -> list[dict[str, Any]]:
         """Rows that were not there at the last look, oldest first."""
