@@ -40,6 +40,17 @@ def place(request_id: str) -> float:
     return int.from_bytes(digest, "little") / 2.0**64
 
 
+def row_of(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An encoded row [*shape] from a ledger's `input`; one that was trimmed gets its zeros at the end back.
+
+    Raises ValueError for bytes that are no such row.
+    """
+    row, size = np.frombuffer(data, dtype), int(np.prod(shape))
+    if len(row) > size or (len(row) < size and len(shape) != 1):
+        raise ValueError(f"{len(row)} values are no row of shape {shape}")
+    return np.pad(row, (0, size - len(row))).reshape(shape)
+
+
 def kept(table: pa.Table, max_rows: int, since_ns: int) -> pa.Table:
     """Of a ledger's rows those that came since then, at most `max_rows` of each version: a uniform sample of them."""
     fresh = table.filter(pa.array(table["at_ns"].to_numpy() >= since_ns))

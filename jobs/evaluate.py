@@ -20,8 +20,9 @@ from cluster.store import Store
 from jobs import learning_curve, model_card, rungs
 from ladder import reference
 from ladder.bundle import CODE, KEPT, read_bundle, write_bundle
+from ladder.embedding import Embedder
 from ladder.profile import batched
-from ladder.variants import OnnxPredictor
+from ladder.variants import REFERENCE, OnnxPredictor
 from tasks import own
 from tasks.dataset import Dataset, read_dataset
 from tasks.task import Encoding, Task, learner, load_task
@@ -113,7 +114,7 @@ def _write(
         **{variant: (f"{variant}.onnx", graph) for variant, graph in graphs.items()},
         "history": ("history.json", json.dumps(history, indent=1).encode()),
         "probe": ("probe.npy", _probe(dataset)),
-        "reference": ("reference.npz", _reference(forwards, rows, outputs)),
+        "reference": ("reference.npz", _reference(forwards, rows, outputs, _embeddings(graphs[REFERENCE], rows))),
         **{f"{KEPT}{name}": (name, dataset.file(name)) for name in dataset.files},
         **{f"{KEPT}{name}": (name, data) for name, data in task.accompany(forwards).items()},
     }
@@ -142,11 +143,22 @@ def _write(
     )
 
 
-def _reference(forwards: dict[str, OnnxPredictor], rows: np.ndarray, outputs: np.ndarray) -> bytes:
+def _embeddings(graph: bytes, rows: np.ndarray) -> np.ndarray | None:
+    """Of test rows by the trained network; None for one without a last layer."""
+    try:
+        return batched(Embedder(graph), rows[: reference.MOST_ROWS])
+    except ValueError:
+        return None
+
+
+def _reference(
+    forwards: dict[str, OnnxPredictor], rows: np.ndarray, outputs: np.ndarray, embeddings: np.ndarray | None
+) -> bytes:
     """How every rung answers on test rows, which nothing was chosen by; `outputs` are the first one's."""
     some = rows[: reference.MOST_ROWS]
     top, *others = forwards
-    return reference.pack({top: outputs, **{variant: batched(forwards[variant], some) for variant in others}})
+    answers = {top: outputs, **{variant: batched(forwards[variant], some) for variant in others}}
+    return reference.pack(answers, embeddings)
 
 
 def _probe(dataset: Dataset) -> bytes:

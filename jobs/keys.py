@@ -55,6 +55,7 @@ EVALUATE_CODE = (
     "ladder.variants",
     "ladder.profile",
     "ladder.reference",
+    "ladder.embedding",
     "ladder.latency",
     "ladder.bundle",
 )

@@ -15,11 +15,10 @@ from cluster.progress import Progress
 from jobs.distil import distil
 from ladder import profile
 from ladder.profile import Ladder, LeftOut
-from ladder.variants import ExportError, OnnxPredictor, export_onnx, quantise, quantise_dynamic, shifted
+from ladder.variants import REFERENCE, ExportError, OnnxPredictor, export_onnx, quantise, quantise_dynamic, shifted
 from tasks.dataset import Dataset
 from tasks.task import Task
 
-REFERENCE = "onnx-fp32"  # the network itself
 OWN = "onnx-"  # how names of its forms begin
 CALIBRATION_ROWS = 512
 MOST_BYTES = 1024**3  # of training rows; larger data is learned from by its first shards

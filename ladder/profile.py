@@ -8,7 +8,7 @@ exported graphs and rows, not how either was made.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -215,7 +215,7 @@ def _network(each: Measured) -> str:
     return each.variant.partition("-")[0]
 
 
-def batched(predictor: OnnxPredictor, rows: np.ndarray) -> np.ndarray:
+def batched(predictor: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
     """Answers float32 [n, width] of encoded rows [n, *shape], some at a time; n is at least 1."""
     return np.concatenate([predictor(batch) for batch in np.array_split(rows, -(-len(rows) // BATCH_ROWS))])
 

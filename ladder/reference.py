@@ -34,9 +34,9 @@ def answers(outputs: np.ndarray) -> Answers:
     return Answers(columns, outputs.argmax(axis=1))
 
 
-def pack(outputs: Mapping[str, np.ndarray]) -> bytes:
-    """A bundle's file from outputs float32 [m, width] by variant; MOST_ROWS of them."""
-    arrays: dict[str, np.ndarray] = {}
+def pack(outputs: Mapping[str, np.ndarray], embeddings: np.ndarray | None = None) -> bytes:
+    """A bundle's file from outputs float32 [m, width] by variant, and embeddings float32 [m, e]; MOST_ROWS of them."""
+    arrays: dict[str, np.ndarray] = {} if embeddings is None else {"embeddings": embeddings[:MOST_ROWS]}
     for variant, rows in outputs.items():
         found = answers(rows[:MOST_ROWS])
         arrays |= {f"columns/{variant}": found.columns, f"classes/{variant}": found.classes}
@@ -50,3 +50,9 @@ def unpack(data: bytes) -> dict[str, Answers]:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         variants = [name.partition("/")[2] for name in arrays.files if name.startswith("columns/")]
         return {name: Answers(arrays[f"columns/{name}"], arrays[f"classes/{name}"]) for name in variants}
+
+
+def embeddings(data: bytes) -> np.ndarray | None:
+    """Those in what `pack` made, float32 [m, e]; None where there are none. Raises ValueError for anything else."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return arrays["embeddings"] if "embeddings" in arrays.files else None

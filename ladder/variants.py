@@ -20,6 +20,7 @@ from tasks.task import Encoding, Task, trimmed
 if TYPE_CHECKING:
     import torch
 
+REFERENCE = "onnx-fp32"  # the trained network itself; every bundle has it
 OUTPUT = "outputs"
 CHECKED_ROWS = 5  # not the two of the example: the batch must not be fixed in the graph
 TOLERANCE = 1e-3  # of a probability, or of the largest value; kernels of the two engines round differently

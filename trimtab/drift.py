@@ -9,7 +9,7 @@ from cluster.config import Experiment
 from cluster.errors import NotFoundError
 from ladder.bundle import read_bundle
 from serve.adapt import drift
-from serve.adapt.sentinel import reference_of
+from serve.adapt.sentinel import embedding_of, reference_of
 from trimtab.workspace import Workspace
 
 
@@ -19,7 +19,8 @@ def look(experiment: Experiment, workspace: Workspace, window: int) -> dict[str,
     Raises NotFoundError: no version, a bundle without a reference, or fewer answers in the sample than a window.
     """
     version = workspace.registry.version(experiment.name, "stable")
-    known = reference_of(read_bundle(workspace.store, version.bundle))
+    bundle = read_bundle(workspace.store, version.bundle)
+    known, embed = reference_of(bundle), embedding_of(bundle)
     if known is None:
         raise NotFoundError(f"version {version.version} of {experiment.name} has no reference; train and evaluate anew")
     sample = served.ledger(workspace.store, experiment.name).read()
@@ -32,7 +33,10 @@ def look(experiment: Experiment, workspace: Workspace, window: int) -> dict[str,
     rows.sort(key=lambda row: row["at_ns"])
     verdicts: list[drift.Verdict] = []
     for start in range(0, len(rows) - window + 1, window):
-        findings = known.judge(*drift.columns(rows[start : start + window]))
+        part = rows[start : start + window]
+        findings = known.judge(*drift.columns(part))
+        if embed is not None and all(row["input"] is not None for row in part):
+            findings += known.judge_inputs(embed(part))
         if findings:
             verdicts.append(drift.follow(verdicts[-1] if verdicts else None, findings))
     return _said(experiment, version.version, window, verdicts)
@@ -40,7 +44,7 @@ def look(experiment: Experiment, workspace: Workspace, window: int) -> dict[str,
 
 def _said(experiment: Experiment, version: int, window: int, verdicts: list[drift.Verdict]) -> dict[str, Any]:
     last = verdicts[-1] if verdicts else None
-    tests = [f.test for f in last.findings] if last else []
+    findings = [finding for verdict in verdicts for finding in verdict.findings]
     return {
         "endpoint": experiment.name,
         "version": version,
@@ -52,10 +56,9 @@ def _said(experiment: Experiment, version: int, window: int, verdicts: list[drif
         "tests": [
             {
                 "test": test,
-                "windows that alarm": sum(verdict.findings[i].alarms for verdict in verdicts),
-                "p of the last": last.findings[i].p,
+                "windows that alarm": sum(found.alarms for found in findings if found.test == test),
+                "p of the last": [found.p for found in findings if found.test == test][-1],
             }
-            for i, test in enumerate(tests)
-            if last
+            for test in dict.fromkeys(found.test for found in findings)
         ],
     }

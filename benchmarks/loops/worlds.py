@@ -10,15 +10,15 @@ from scipy import ndimage
 
 from benchmarks.loops.traffic import Rows
 
-DEGREES, NOISE = 40.0, 24.0  # of 255
+DEGREES, NOISE = (30.0, 50.0), 24.0  # least and most; of 255
 KMNIST = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
 
 
 def shifted(rows: Rows, seed: int = 0) -> Rows:
-    """Each image [28, 28, 1] turned by up to DEGREES more or less than a third of it, with Gaussian noise."""
+    """Each image [28, 28, 1] turned by an angle of DEGREES, with Gaussian noise."""
     images, labels = rows
     generator = np.random.default_rng(seed)
-    angles = generator.uniform(DEGREES / 2, DEGREES, len(images))
+    angles = generator.uniform(*DEGREES, len(images))
     turned = np.stack([
         ndimage.rotate(image.astype(np.float32), angle, axes=(1, 0), reshape=False, order=1)
         for image, angle in zip(images, angles, strict=True)

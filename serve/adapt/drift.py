@@ -1,10 +1,11 @@
 """Whether what an endpoint answers still looks like what its model was tested on: windows of answers, tested.
 
-Three tests, because none of them sees everything: Kolmogorov-Smirnov on each output with Bonferroni's correction (S.
+Several tests, because none of them sees everything: Kolmogorov-Smirnov on each output with Bonferroni's correction (S.
 Rabanser, S. Günnemann, Z. Lipton, *Failing Loudly*, 2019), chi-square on the predicted classes for a shift of labels
-alone, and the maximum mean discrepancy on the outputs with a threshold from the reference itself (A. Gretton et al., *A
-Kernel Two-Sample Test*, 2012). One window proves little when there are many: only two in a row that the same test finds
-are drift. Drift that costs no accuracy exists, so an alarm orders a look, never a training. Pure.
+alone, and the maximum mean discrepancy on the outputs, and on what the network makes of the inputs before its last
+layer, with a threshold from the reference itself (A. Gretton et al., *A Kernel Two-Sample Test*, 2012). One window
+proves little when there are many: only two in a row that the same test finds are drift. Drift that costs no accuracy
+exists, so an alarm orders a look, never a training. Pure.
 """
 
 from __future__ import annotations
@@ -57,8 +58,12 @@ class Verdict:
 class Reference:
     """Each rung's answers on held-out rows: never on training rows, of which a model is too sure."""
 
-    def __init__(self, known: Mapping[str, Answers], *, has_classes: bool = True) -> None:
+    def __init__(
+        self, known: Mapping[str, Answers], *, has_classes: bool = True, embeddings: np.ndarray | None = None
+    ) -> None:
+        """`embeddings` float32 [m, e] are of held-out inputs."""
         self._known, self.has_classes = dict(known), has_classes
+        self._inputs = None if embeddings is None else _Discrepancy(embeddings, "inputs")
         self._calibrated: dict[str, _Discrepancy] = {}
 
     def judge(self, outputs: np.ndarray, variants: Sequence[str]) -> tuple[Finding, ...]:
@@ -78,6 +83,10 @@ class Reference:
         findings.append(self._discrepancy(main).judge(parts[main].columns))
         return tuple(findings)
 
+    def judge_inputs(self, embeddings: np.ndarray) -> tuple[Finding, ...]:
+        """One window of inputs, as embeddings float32 [n, e]."""
+        return () if self._inputs is None else (self._inputs.judge(embeddings),)
+
     def _some(self, rows: np.ndarray, share: float) -> np.ndarray:
         """As many of a rung's rows as it has in the window, so that a mix is compared with the same mix."""
         most = min(len(rows), MOST_REFERENCE)
@@ -85,7 +94,7 @@ class Reference:
 
     def _discrepancy(self, variant: str) -> _Discrepancy:
         if variant not in self._calibrated:
-            self._calibrated[variant] = _Discrepancy(self._known[variant].columns)
+            self._calibrated[variant] = _Discrepancy(self._known[variant].columns, "outputs")
         return self._calibrated[variant]
 
 
@@ -134,7 +143,8 @@ def _classes(window: np.ndarray, parts: Sequence[tuple[np.ndarray, float]]) -> F
 class _Discrepancy:
     """The maximum mean discrepancy of a window to one half of a reference, judged by windows of the other half."""
 
-    def __init__(self, reference: np.ndarray) -> None:
+    def __init__(self, reference: np.ndarray, of: str) -> None:
+        self._name = f"{of}, maximum mean discrepancy"
         order = np.random.default_rng(_SEED).permutation(len(reference))
         half = min(len(reference) // 2, MOST_REFERENCE // 2)
         rows = reference.astype(np.float64)[order]
@@ -150,7 +160,7 @@ class _Discrepancy:
         return median if median > 0 else 1.0
 
     def judge(self, window: np.ndarray) -> Finding:
-        name = "outputs, maximum mean discrepancy"
+        name = self._name
         if len(self._other) < 2 * len(window) or len(window) < 2:
             return Finding(name, 1.0, 0.0)  # too few held-out rows to know what is usual
         if len(window) not in self._levels:

@@ -6,7 +6,7 @@ Beside the actor's loop, because it reads files and takes its time. Knows the st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from cluster import served
 from cluster.store import Store
 from ladder import reference
 from ladder.bundle import Bundle, read_bundle
+from ladder.embedding import Embedder
+from ladder.profile import batched
+from ladder.variants import REFERENCE
 from serve.adapt import drift
 from serve.adapt.drift import Reference, Verdict
 from serve.adapt.streams import Stream
@@ -35,6 +38,8 @@ class Sentinel:
         self._seen: dict[str, int] = {}  # ids of the rows within OVERLAP_NS of it, and their times
         self._waiting: list[dict[str, Any]] = []
         self._verdict: Verdict | None = None
+        self._seen_inputs: Verdict | None = None
+        self._embed: Embedding | None = None
         self._surety: dict[str, Stream] = {}  # of each rung: they differ in it
 
     def look(self, bundle: str, version: int) -> list[str]:
@@ -46,17 +51,29 @@ class Sentinel:
         fresh = self._fresh(version)
         words = self._creeping(fresh, version) if self._known.has_classes else []
         self._waiting += fresh
+        latest: list[dict[str, Any]] = []
         while len(self._waiting) >= self._window:
             part, self._waiting = self._waiting[: self._window], self._waiting[self._window :]
+            latest = part
             findings = self._known.judge(*drift.columns(part))
             if not findings:
                 continue
             before, self._verdict = self._verdict, drift.follow(self._verdict, findings)
-            words += _said(before, self._verdict, version)
-        return words
+            words += _said(before, self._verdict, f"the answers of version {version}")
+        return words + self._inputs(latest, version)
+
+    def _inputs(self, rows: Sequence[dict[str, Any]], version: int) -> list[str]:
+        """Of the newest window alone: the trained network has to look at each of its rows."""
+        assert self._known is not None
+        if self._embed is None or not rows or any(row["input"] is None for row in rows):
+            return []
+        before = self._seen_inputs
+        self._seen_inputs = drift.follow(before, self._known.judge_inputs(self._embed(rows)))
+        return _said(before, self._seen_inputs, f"the inputs of version {version}")
 
     def _begin(self, bundle: str, version: int) -> None:
-        self._known = reference_of(read_bundle(self._store, bundle))
+        read = read_bundle(self._store, bundle)
+        self._known, self._embed, self._seen_inputs = reference_of(read), embedding_of(read), None
         self._of, self._waiting, self._verdict = (bundle, version), [], None
         self._surety = {}
 
@@ -91,16 +108,35 @@ def reference_of(bundle: Bundle) -> Reference | None:
     if "reference" not in bundle.files:
         return None
     has_classes = load_task(bundle.experiment, bundle.file).targets == "label"
-    return Reference(reference.unpack(bundle.read("reference")), has_classes=has_classes)
+    data = bundle.read("reference")
+    return Reference(reference.unpack(data), has_classes=has_classes, embeddings=reference.embeddings(data))
 
 
-def _said(before: Verdict | None, now: Verdict, version: int) -> list[str]:
+Embedding = Callable[[Sequence[Mapping[str, Any]]], np.ndarray]
+
+
+def embedding_of(bundle: Bundle) -> Embedding | None:
+    """What makes embeddings float32 [n, e] of the inputs of n rows of the sample; None for a bundle that has no others.
+
+    Raises NotFoundError, DamagedError.
+    """
+    if "reference" not in bundle.files or reference.embeddings(bundle.read("reference")) is None:
+        return None
+    encoding, embed = bundle.encoding, Embedder(bundle.read(REFERENCE))
+
+    def embedded(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        return batched(embed, np.stack([served.row_of(row["input"], encoding.shape, encoding.dtype) for row in rows]))
+
+    return embedded
+
+
+def _said(before: Verdict | None, now: Verdict, what: str) -> list[str]:
     if now.drift and not (before and before.drift):
         tests = "; ".join(f"{f.test} (p {f.p:.1g})" for f in now.findings if f.test in now.drift)
         return [
-            f"the answers of version {version} drift, severity {now.severity:.1f}, found by {tests}: "
+            f"{what} drift, severity {now.severity:.1f}, found by {tests}: "
             "see what their labels say with trimtab feedback"
         ]
     if before and before.drift and not now.drift:
-        return [f"the answers of version {version} drift no more"]
+        return [f"{what} drift no more"]
     return []

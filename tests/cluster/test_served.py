@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from cluster import served
 from cluster.ledger import Ledger
@@ -47,3 +48,17 @@ def test_what_is_too_old_is_removed(store: Store) -> None:
     assert served.prune(ledger, max_rows=1000, since_ns=250) == 50
     assert served.prune(ledger, max_rows=1000, since_ns=1000) == 0
     assert ledger.read().num_rows == 0
+
+
+def test_a_row_that_was_trimmed_gets_its_zeros_back() -> None:
+    whole = served.row_of(np.array([5, 6], np.int32).tobytes(), (4,), "int32")
+
+    assert whole.tolist() == [5, 6, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("num", "shape"), [pytest.param(5, (4,), id="too long"), pytest.param(3, (2, 2), id="no row of free length")]
+)
+def test_bytes_that_are_no_such_row_are_refused(num: int, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=f"{num} values"):
+        served.row_of(bytes(num), shape, "uint8")

@@ -15,8 +15,10 @@ from cluster.config import Experiment
 from cluster.errors import DataError, NotFoundError
 from cluster.store import Store
 from jobs import evaluate
+from ladder import reference
 from ladder.bundle import read_bundle
 from ladder.variants import OnnxPredictor
+from serve.adapt.sentinel import embedding_of
 from tasks.dataset import read_dataset
 from tasks.task import load_task
 
@@ -90,6 +92,17 @@ def test_the_bundle_holds_what_serving_and_people_need(evaluated):
     assert bundle.files.keys() == others | set(bundle.variants)
     assert (bundle.dataset, bundle.run, bundle.experiment) == ("digits", "run", EXPERIMENT)
     assert bundle.metrics["rows"] == 200
+
+
+def test_the_bundle_holds_what_later_inputs_are_compared_with(evaluated):
+    store, _ = evaluated
+    bundle = read_bundle(store, "bundle")
+    sample = [{"input": row.tobytes()} for row in read_dataset(store, "digits").load("test")[0]]
+
+    embed = embedding_of(bundle)
+
+    assert embed is not None
+    np.testing.assert_array_equal(embed(sample), reference.embeddings(bundle.read("reference")))
 
 
 def test_the_bundle_holds_its_ladder_from_the_top_down(evaluated):

@@ -105,3 +105,20 @@ def test_few_held_out_rows_alarm_nobody() -> None:
 
     for _ in range(50):
         assert not any(finding.alarms for finding in few.judge(probabilities(generator, 100), ["a"] * 100))
+
+
+def test_inputs_that_the_network_has_not_seen_are_drift_in_the_second_window() -> None:
+    generator = np.random.default_rng(3)
+    held = known({"a": probabilities(generator, 1000)})
+    usual = Reference(
+        reference.unpack(reference.pack({"a": probabilities(generator, 1000)})),
+        embeddings=generator.normal(0.0, 1.0, (2000, 8)).astype(np.float32),
+    )
+
+    quiet = drift.follow(None, usual.judge_inputs(generator.normal(0.0, 1.0, (100, 8))))
+    first = drift.follow(quiet, usual.judge_inputs(generator.normal(0.4, 1.0, (100, 8))))
+    second = drift.follow(first, usual.judge_inputs(generator.normal(0.4, 1.0, (100, 8))))
+
+    assert quiet.drift == first.drift == ()
+    assert second.drift == ("inputs, maximum mean discrepancy",)
+    assert held.judge_inputs(generator.normal(0.0, 1.0, (100, 8))) == ()
