@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import queue
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import quote
 
-from cluster import dashboard
+from cluster import dashboard, shipping
 from cluster.errors import ClusterError, NotFoundError, TrimtabError, UnauthorisedError
 from cluster.session import Session, rest
 
@@ -76,7 +77,7 @@ def submit(
     number, used = 1, submission_id
     while True:
         try:
-            rest(session, "POST", "/api/jobs/", order | {"submission_id": used})
+            _post(session, order | {"submission_id": used})
             return used
         except (ClusterError, NotFoundError):
             raise
@@ -88,6 +89,15 @@ def submit(
             return used
         number += 1
         used = f"{submission_id}-{number}"
+
+
+def _post(session: Session, order: dict[str, Any]) -> None:
+    """To a cluster that was set up elsewhere our code goes with the job; who is inside of it has that already."""
+    is_inside = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if session.pid is None and not is_inside:
+        shipping.submit(session, order)
+    else:
+        rest(session, "POST", "/api/jobs/", order)
 
 
 def jobs(session: Session) -> list[Job]:

@@ -185,11 +185,17 @@ def test_a_job_on_a_cluster_elsewhere_through_tls_with_its_token(cluster, tmp_pa
         monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)  # that of a driver, if this process is one
         elsewhere = session.find(address=address)
 
-        job = submit.submit(elsewhere, _python("print('begin'); print('from elsewhere')"), submission_id="elsewhere")
+        code = _python(
+            "import cluster, trimtab; print('begin'); print(cluster.__path__[0]); print(trimtab.__path__[0])"
+        )
+        monkeypatch.setattr("ray.is_initialized", lambda: False)  # as one who is not on the cluster
+        job = submit.submit(elsewhere, code, submission_id="elsewhere")
         outcome, lines = _followed(elsewhere, job)
 
         assert (elsewhere.pid, elsewhere.token_path) == (None, "")
-        assert (outcome.status, lines) == ("SUCCEEDED", ["from elsewhere"])
+        assert outcome.status == "SUCCEEDED"
+        assert all("/runtime_resources/" in line for line in lines)  # our code came with the job
+        assert len(lines) == 2
 
         monkeypatch.delenv("RAY_AUTH_TOKEN")
         with pytest.raises(UnauthorisedError, match="needs a token"):
