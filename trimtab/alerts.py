@@ -1,4 +1,4 @@
-"""`trimtab alerts`: what monitors have found, and what of it did not reach its webhook. Reads files alone."""
+"""`trimtab alerts`: what monitors have found, and what of it did not reach its webhook, and to send that again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.config import DURATION_UNITS, Experiment
-from cluster.errors import NotFoundError, UserError
+from cluster.errors import ConfigError, NotFoundError, UserError
 from serve.watch import ledger
+from serve.watch.address import VARIABLE
 from serve.watch.outbox import Outbox
+from trimtab.watching import webhook_of
 from trimtab.workspace import Workspace
+
+_NOTHING = "no stream was watched for {} with this store: trimtab monitor"
 
 
 def found(
@@ -19,7 +23,7 @@ def found(
     """Alerts and their ends, oldest first. Raises NotFoundError where nothing has been watched, UserError."""
     folder = ledger.place(workspace.store, experiment.name)
     if not folder.is_dir():
-        raise NotFoundError(f"no stream was watched for {experiment.name} with this store: trimtab monitor")
+        raise NotFoundError(_NOTHING.format(experiment.name))
     entries = Outbox(folder / "outbox").undelivered() if undelivered else ledger.entries(folder)
     earliest = moment(since, time.time()) if since is not None else 0.0
     return [
@@ -27,6 +31,20 @@ def found(
         for entry in entries
         if entry.get("at", earliest) >= earliest and (topic is None or entry.get("topic") == topic)
     ]
+
+
+def resend(experiment: Experiment, workspace: Workspace, drain_s: float) -> dict[str, Any]:
+    """Try once more to deliver what no webhook has got. Raises ConfigError without a webhook, NotFoundError."""
+    folder, webhook = ledger.place(workspace.store, experiment.name), webhook_of(experiment)
+    if webhook is None:
+        mend = "export its address, as docs/monitoring.md says"
+        raise ConfigError(VARIABLE, None, "is not set, so there is nowhere to send to", mend)
+    if not folder.is_dir():
+        raise NotFoundError(_NOTHING.format(experiment.name))
+    outbox = Outbox(folder / "outbox")
+    revived = outbox.revive()
+    outbox.start(webhook, lambda text: workspace.screen.word("alerts", text))
+    return {"tried again": revived, "still waiting": outbox.stop(drain_s), "undelivered": len(outbox.undelivered())}
 
 
 def moment(text: str, now: float) -> float:

@@ -578,6 +578,8 @@ def alerts(
     since: Annotated[str | None, typer.Option(help="A duration, 2h, or a time, 2026-01-31T08:00 (UTC).")] = None,
     topic: Annotated[str | None, typer.Option(help="Of this topic alone.")] = None,
     undelivered: Annotated[bool, typer.Option("--undelivered", help="Those no webhook has got.")] = False,
+    resend: Annotated[bool, typer.Option("--resend", help="Send those once more.")] = False,
+    drain: Annotated[float, typer.Option(min=0.0, help="Seconds for the webhook, with --resend.")] = 30.0,
     store: StoreAt = None,
     as_json: Json = False,
 ) -> None:
@@ -586,6 +588,9 @@ def alerts(
     from trimtab import monitor as watching
 
     screen = (workspace := _workspace(as_json, store=store)).screen
+    if resend:
+        screen.record(kept.resend(experiments.load(file), workspace, drain))
+        return
     found = kept.found(experiments.load(file), workspace, since, topic, undelivered)
     if as_json:
         screen.json(found)

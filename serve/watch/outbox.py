@@ -48,6 +48,15 @@ class Outbox:
         found = [_read(path) | {"why": "waiting"} for path in _files(self._waiting)]
         return [*(_read(path) for path in _files(self._dead)), *found]
 
+    def revive(self) -> int:
+        """Let all that was given up wait once more, after what waits already; returns how many. Raises OSError."""
+        dead = _files(self._dead)
+        for path in dead:
+            message = {name: value for name, value in _read(path).items() if name not in ("why", "given_up")}
+            self.post(path.stem.partition("-")[2], message)
+            path.unlink(missing_ok=True)
+        return len(dead)
+
     # Delivering
 
     def start(self, webhook: Webhook, on_word: Words, wait: tenacity.wait.wait_base | None = None) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime
 import shlex
 import socket
 import ssl
@@ -178,9 +177,9 @@ def test_a_lost_connection_is_taken_up_where_it_was_cut(cluster):
     assert proxy.num_cuts > 0
 
 
-def test_a_job_on_a_cluster_elsewhere_through_tls_with_its_token(cluster, tmp_path, monkeypatch):
-    with _behind_tls(cluster.dashboard_url, tmp_path) as address:
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+def test_a_job_on_a_cluster_elsewhere_through_tls_with_its_token(cluster, certificate, monkeypatch):
+    with _behind_tls(cluster.dashboard_url, certificate) as address:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         monkeypatch.setenv("RAY_AUTH_TOKEN", cluster.token)
         monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)  # that of a driver, if this process is one
         elsewhere = session.find(address=address)
@@ -206,9 +205,8 @@ def test_a_job_on_a_cluster_elsewhere_through_tls_with_its_token(cluster, tmp_pa
 
 
 @contextlib.contextmanager
-def _behind_tls(url, folder):
+def _behind_tls(url, certificate):
     """What an ingress does: TLS in front of a dashboard, with a certificate of its own."""
-    certificate = _certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     target = urlsplit(url)
@@ -249,29 +247,3 @@ def _behind_tls(url, folder):
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-
-
-def _certificate(folder):
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.OID_COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    path = folder / "certificate.pem"
-    path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
-    return path

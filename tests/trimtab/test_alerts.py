@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cluster.errors import UserError
+from cluster.errors import ConfigError, UserError
 from cluster.store import Store
 from serve.watch import ledger
 from serve.watch.alert import raised
@@ -40,6 +40,13 @@ def test_alerts_are_listed_by_topic_and_time_and_those_no_webhook_got(
     assert listed("--undelivered") == ["banks", "oil"]
     words = run.invoke(app, ["alerts", file, "--undelivered", "--store", store.uri]).stdout
     assert "2001-09-09 01:46:40Z  surge  banks: words of banks  (waiting)" in words
+
+
+def test_to_send_again_needs_a_webhook(store: Store, experiment_file: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="there is nowhere to send to"):
+        CliRunner().invoke(
+            app, ["alerts", str(experiment_file()), "--resend", "--store", store.uri], catch_exceptions=False
+        )
 
 
 @pytest.mark.parametrize(

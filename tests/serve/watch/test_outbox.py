@@ -120,3 +120,21 @@ def test_a_damaged_file_is_shown_as_such(tmp_path: Path) -> None:
     next((tmp_path / "waiting").iterdir()).write_text("{")
 
     assert outbox.undelivered()[0]["words"] == "cannot be read"
+
+
+def test_what_was_given_up_is_sent_again_when_somebody_says_so(
+    tmp_path: Path, receiver: Receiver, webhook: Webhook
+) -> None:
+    receiver.statuses = [400, 204]
+    outbox = Outbox(tmp_path)
+    post(outbox, "refused", "fine")
+    outbox.start(webhook, lambda _: None, AT_ONCE)
+    outbox.stop(PATIENCE_S)
+
+    again = Outbox(tmp_path)
+    revived = again.revive()
+    again.start(webhook, lambda _: None, AT_ONCE)
+
+    assert (revived, again.stop(PATIENCE_S), again.undelivered()) == (1, 0, [])
+    assert receiver.keys == ["refused", "fine", "refused"]
+    assert receiver.got[2][1] == b'{"key": "refused", "words": "x"}'

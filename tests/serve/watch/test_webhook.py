@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,22 @@ def test_a_message_is_signed_over_id_time_and_body(receiver: Receiver) -> None:
     assert (headers["webhook-timestamp"], headers["webhook-id"]) == ("1700000000", "abc-raised")
     assert headers["idempotency-key"] == "abc-raised"
     assert headers["host"] == f"127.0.0.1:{receiver.port}"
+
+
+def test_a_message_goes_over_tls_to_whom_the_certificate_names(
+    tls_receiver: Receiver, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook = Webhook(Target("https", "localhost", tls_receiver.port, "/hook", True), SECRET)
+    stranger = Webhook(Target("https", "127.0.0.1", tls_receiver.port, "/hook", True), SECRET)
+
+    with pytest.raises(NotNow, match="certificate"):
+        webhook.send("untrusted", b"{}")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    webhook.send("trusted", b"{}")
+    with pytest.raises(NotNow, match="certificate"):
+        stranger.send("another name", b"{}")
+
+    assert tls_receiver.keys == ["trusted"]
 
 
 @pytest.mark.parametrize(
