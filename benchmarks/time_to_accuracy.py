@@ -30,7 +30,7 @@ from tasks.dataset import SplitName, read_dataset
 
 GOAL = 1 / 20  # of the example's CPU time
 EXAMPLE_EPOCHS, EXAMPLE_BATCH, EXAMPLE_GAMMA = 14, 64, 0.7
-RECIPE = {"epochs": 3, "batch_size": 256, "learning_rate": 0.01, "precision": "auto", "early_stopping": None}
+RECIPE = {"epochs": 3, "batch_size": 256, "learning_rate": 0.02, "precision": "auto", "early_stopping": None}
 BEST_RECIPE = {**RECIPE, "epochs": 20, "augment": "shift"}
 EVALUATED_ROWS = 1000  # per forward pass
 
@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="1 seed, 6,000 training rows, to 95 %%")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of MNIST's gz files")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--examples", type=int, default=3, help="seeds of the other side, each of which takes minutes")
     parser.add_argument("--target", type=float, default=0.99, help="validation accuracy")
     parser.add_argument("--best", action="store_true", help="also one large network to 99.5 %%, which takes long")
     parser.add_argument("--out", type=Path, help="JSON file; by default stdout")
@@ -58,7 +59,10 @@ def main() -> int:
         rows: dict[SplitName, Any] = {name: dataset.load(name) for name in ("train", "validation", "test")}
         if arguments.quick:
             rows["train"] = tuple(part[:6000] for part in rows["train"])
-        rounds = [measure(arguments.data, store, rows, seed, arguments.target) for seed in range(arguments.seeds)]
+        rounds = [
+            measure(arguments.data, store, rows, seed, arguments.target, both=seed < arguments.examples)
+            for seed in range(arguments.seeds)
+        ]
         best = None
         if arguments.best:
             made = experiment(arguments.data, 0, BEST_RECIPE, network="large")
@@ -73,11 +77,12 @@ def experiment(data: Path, seed: int, recipe: dict[str, Any], network: str = "sm
     return parse(tree)
 
 
-def measure(data: Path, store: Store, rows: Rows, seed: int, target: float) -> dict[str, float]:
-    """One seed of both sides, in an order that changes from seed to seed."""
+def measure(data: Path, store: Store, rows: Rows, seed: int, target: float, *, both: bool) -> dict[str, float]:
+    """One seed of both sides, in an order that changes from seed to seed, or of ours alone."""
     made = experiment(data, seed, RECIPE)
     measured: dict[str, float] = {}
-    for side in ("ours", "example") if seed % 2 else ("example", "ours"):
+    sides = ("ours", "example") if seed % 2 else ("example", "ours")
+    for side in sides if both else ("ours",):
         found = ours(made, store, rows, target) if side == "ours" else example(rows, seed, target)
         measured |= {f"{side} {name}": value for name, value in found.items()}
     print(f"seed {seed}: " + ", ".join(f"{name} {value:.4g}" for name, value in measured.items()), file=sys.stderr)
@@ -153,21 +158,24 @@ def accuracy(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
 
 def write(rounds: list[dict[str, float]], best: dict[str, float] | None, arguments: argparse.Namespace) -> None:
     def of(name: str) -> list[float]:
-        return [float(measured[name]) for measured in rounds]
+        return [float(measured[name]) for measured in rounds if name in measured]
 
-    peer, whole = "PyTorch's example", all(of("ours there"))
+    peer, theirs = "PyTorch's example", of("example cpu_s")
+    what = f"to {arguments.target:.1%} of the validation rows"
     time_figure = report.figure(
-        f"to {arguments.target:.1%} of the validation rows", of("ours cpu_s"), "CPU-s", peer=peer,
-        peer_values=of("example cpu_s"), goal=GOAL,
-    )  # fmt: skip
-    time_figure["met"] = whole and time_figure["ratio"]["median"] <= GOAL
+        what, of("ours cpu_s")[: len(theirs)], "CPU-s", peer=peer, peer_values=theirs, goal=GOAL
+    )
+    time_figure["met"] = all(of("ours there")) and time_figure["ratio"]["median"] <= GOAL
     figures = [
         time_figure,
-        report.figure("epochs", of("ours epochs"), "epochs", peer=peer, peer_values=of("example epochs")),
-        report.figure("test accuracy then", of("ours test"), "share", peer=peer, peer_values=of("example test")),
+        report.figure(f"{what}, all seeds", of("ours cpu_s"), "CPU-s"),
+        report.figure("epochs", of("ours epochs"), "epochs"),
+        report.figure("the example's epochs", of("example epochs"), "epochs"),
+        report.figure("test accuracy then", of("ours test"), "share"),
+        report.figure("the example's test accuracy then", of("example test"), "share"),
         report.figure("mean test accuracy", [sum(of("ours test")) / len(rounds)], "share"),
         report.figure("seeds that got there", [sum(of("ours there"))], f"of {len(rounds)}"),
-        report.figure("the example's seeds that got there", [sum(of("example there"))], f"of {len(rounds)}"),
+        report.figure("the example's seeds that got there", [sum(of("example there"))], f"of {len(theirs)}"),
     ]
     if best is not None:
         figures += [
