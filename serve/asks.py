@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from serve.core import Model, refusal
+from serve.core import refusal
+from serve.model import Model
 from tasks.task import Asked, Rejected
 
 SMALL_BYTES = 8 * 1024  # less is decoded on the loop: a thread would cost more than it saves

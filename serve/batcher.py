@@ -9,46 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from ladder.choose import Envelope, Outlook
+from ladder.choose import Outlook
 from ladder.latency import learn
 from serve.counters import Counters
 from serve.ladder import Ladder
-from serve.queues import Arrivals, Batched, Queues, Waiting, full, hopeless, late, overloaded
+from serve.limits import Limits
+from serve.queues import Arrivals, Batch, Batched, Queues, Waiting, full, hopeless, late, overloaded
 from serve.workers import Workers
 
 # A pass that is predicted to be shorter runs on the loop: handing it to a thread and back would take about as long as
 # it does, and no request is kept waiting for longer than by reading another one's JSON.
 INLINE_S = 0.0003
-
-
-@dataclass(frozen=True, slots=True)
-class Limits(Envelope):
-    """The envelope, and what else bounds the queue. `workers` is how many forward passes run at once."""
-
-    max_wait_s: float = 0.0  # how long a row waits for company
-    max_queue: int = 512  # requests waiting
-
-
-class _Batch:
-    """What a thread is given, and what it brings back."""
-
-    __slots__ = (
-        "ended", "error", "ladder", "max_batch", "outputs", "passes", "requests", "started", "started_pass", "until",
-        "variant",
-    )  # fmt: skip
-
-    def __init__(self, requests: list[Waiting], ladder: Ladder, variant: str, max_batch: int, until: float) -> None:
-        self.requests, self.ladder, self.variant, self.max_batch = requests, ladder, variant, max_batch
-        self.until = until  # when it ends, as predicted
-        self.started = self.started_pass = self.ended = 0.0
-        self.passes: list[tuple[int, float]] = []  # (rows, seconds) of those that went well
-        self.outputs: np.ndarray | None = None
-        self.error: Exception | None = None
 
 
 class Batcher:
@@ -60,7 +35,7 @@ class Batcher:
         self._queues = Queues()
         self._arrivals = Arrivals()
         self._outlooks: dict[Ladder, Outlook] = {}
-        self._running: list[_Batch] = []
+        self._running: list[Batch] = []
         self._timer: asyncio.TimerHandle | None = None
         self._is_called = False  # `_next`, at the loop's next turn
         self._workers = Workers("forward")
@@ -99,14 +74,31 @@ class Batcher:
         elif more and self._queues:
             self._next(asyncio.get_running_loop())
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a request waits, or has until a moment ago."""
+        return bool(self._queues)
+
+    def needs_s(self, ladder: Ladder, num_rows: int) -> float:
+        """How long rows that came now would take, with all that is before them, as predicted."""
+        now = time.monotonic()
+        return self._free_at(now) - now + self._outlook(ladder).wait_s(self._queues.num_rows + num_rows, num_rows)
+
     def submit(
-        self, ladder: Ladder, rows: np.ndarray, deadline: float, received: float | None = None
+        self,
+        ladder: Ladder,
+        rows: np.ndarray,
+        deadline: float,
+        received: float | None = None,
+        *,
+        is_counted: bool = True,
     ) -> asyncio.Future[Batched]:
         """`rows` [n, ...] to be computed by a rung of `ladder` before `deadline` (time.monotonic()).
 
         Rows are batched with neighbours that bring the very same `ladder`. Cancelling the future takes
         the request out of the queue. More rows than `max_batch` are computed in several passes. `received` is
-        when its first byte came, if not now: from then on its time is counted.
+        when its first byte came, if not now: from then on its time is counted. One that is not counted as answered
+        is counted by who submits it.
 
         Raises:
             RequestError: 429, the queue is full, or so long that the deadline would pass in it; 504, no rung
@@ -115,7 +107,8 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         now = time.monotonic()
-        waiting = Waiting(ladder, rows, now, deadline, now if received is None else received, loop.create_future())
+        began = now if received is None else received
+        waiting = Waiting(ladder, rows, now, deadline, began, loop.create_future(), is_counted)
         self._arrivals.count(waiting.num_rows, now)
         self._admit(waiting)
         self._queues.enter(waiting)
@@ -151,8 +144,7 @@ class Batcher:
             self.counters.refuse("hopeless", new.num_rows)
             raise hopeless(least_s, left_s)
         self.counters.refuse("overloaded", new.num_rows)
-        wait_s = self._free_at(new.arrived) - new.arrived + outlook.wait_s(queues.num_rows + new.num_rows, new.num_rows)
-        raise overloaded(wait_s, left_s)
+        raise overloaded(self.needs_s(new.ladder, new.num_rows), left_s)
 
     def _makes(self, new: Waiting, outlook: Outlook) -> bool:
         queues = self._queues
@@ -221,7 +213,7 @@ class Batcher:
         latest = first.deadline - best.latency.upper(limits.max_batch, limits.spreads)
         return min(first.arrived + limits.max_wait_s, latest) - now
 
-    def _take(self, now: float) -> _Batch | None:
+    def _take(self, now: float) -> Batch | None:
         """The next batch; who cannot be answered in time any more is told so."""
         limits, queues = self._limits, self._queues
         queues.forget_cancelled(2 * limits.max_batch)  # as many requests as the choice looks at, at most
@@ -235,12 +227,12 @@ class Batcher:
                     self.counters.refuse("late", waiting.num_rows)
                     waiting.future.set_exception(late(now - waiting.arrived))
             if choice.variant is not None:
-                return _Batch(requests, ladder, choice.variant, limits.max_batch, now + choice.seconds)
+                return Batch(requests, ladder, choice.variant, limits.max_batch, now + choice.seconds)
         return None
 
     # The forward pass
 
-    def _run(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, batch: Batch) -> None:
         """The only code off the loop."""
         self._compute(batch)
         try:  # noqa: SIM105 (dearer, and for each batch)
@@ -249,7 +241,7 @@ class Batcher:
             pass  # the loop is closed: nobody waits any more
 
     @staticmethod
-    def _compute(batch: _Batch) -> None:
+    def _compute(batch: Batch) -> None:
         batch.started = batch.started_pass = started = time.monotonic()
         requests, outputs = batch.requests, []
         try:
@@ -271,14 +263,17 @@ class Batcher:
             batch.error = e
         batch.ended = time.monotonic()
 
-    def _finish(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> None:
+    def _finish(self, loop: asyncio.AbstractEventLoop, batch: Batch) -> None:
         self._learn(batch)
         self._next(loop)  # first the thread gets its next batch, then the answers go out
         self._tell(batch)
 
-    def _learn(self, batch: _Batch) -> None:
+    def _learn(self, batch: Batch) -> None:
         ladder = batch.ladder
+        spent = ladder.spent
         for num_rows, seconds in batch.passes:
+            spent.rows += num_rows
+            spent.seconds += seconds
             learn(ladder.latencies, ladder.by_variant[batch.variant].latency, num_rows, seconds)
         if len(self._outlooks) > 1:
             self._outlooks.clear()  # one of them may be of a version that has gone
@@ -286,13 +281,13 @@ class Batcher:
             self._outlooks[ladder].renew()
         self._running.remove(batch)
 
-    def _tell(self, batch: _Batch) -> None:
+    def _tell(self, batch: Batch) -> None:
         if batch.outputs is None:
             self._fail(batch)
         else:
             self._answer(batch, batch.outputs)
 
-    def _answer(self, batch: _Batch, outputs: np.ndarray) -> None:
+    def _answer(self, batch: Batch, outputs: np.ndarray) -> None:
         counters, started, variant = self.counters, batch.started, batch.variant
         compute_s, now, stop = batch.ended - started, time.monotonic(), 0
         num_requests = num_rows = in_time = in_time_rows = 0
@@ -301,6 +296,8 @@ class Batcher:
             if waiting.future.done():
                 continue
             waiting.future.set_result(Batched(outputs[start:stop], variant, started - waiting.arrived, compute_s))
+            if not waiting.is_counted:
+                continue
             num_requests += 1
             num_rows += waiting.num_rows
             if now <= waiting.deadline:
@@ -315,7 +312,7 @@ class Batcher:
         counters.busy_s += compute_s
         counters.computed(variant, stop, in_time_rows, compute_s)
 
-    def _fail(self, batch: _Batch) -> None:
+    def _fail(self, batch: Batch) -> None:
         error = batch.error or RuntimeError("the forward pass gave nothing")
         self.counters.busy_s += batch.ended - batch.started
         for waiting in batch.requests:

@@ -69,6 +69,16 @@ class Counters:
         self.refused[kind] += 1
         self.refused_rows += num_rows
 
+    def answer(self, num_rows: int, is_in_time: bool, queue_s: float, latency_s: float) -> None:
+        """One request, of which its batch was not counted."""
+        self.answered_requests += 1
+        self.answered_rows += num_rows
+        if is_in_time:
+            self.in_time_requests += 1
+            self.in_time_rows += num_rows
+        self.queue_delay.add(queue_s)
+        self.latency.add(latency_s)
+
     def computed(self, variant: str, num_rows: int, num_in_time: int, seconds: float) -> None:
         """One batch."""
         count = self.rung(variant)

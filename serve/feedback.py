@@ -15,7 +15,8 @@ from cluster import feedback
 from cluster.errors import RequestError, StoreError
 from cluster.feedback import KINDS, Kind
 from cluster.ledger import Ledger
-from serve.core import Model, refusal
+from serve.core import refusal
+from serve.model import Model
 from serve.oip.bodies import parse_json
 
 MAX_WORDS = 1000  # of one request

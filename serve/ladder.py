@@ -29,6 +29,14 @@ PROFILE_S = 1.0  # after so long a slow rung is timed no further: every batch co
 E = TypeVar("E", bound=Envelope)
 
 
+@dataclasses.dataclass(slots=True, eq=False)
+class Spent:
+    """What all forward passes of one loaded version took."""
+
+    rows: int = 0
+    seconds: float = 0.0
+
+
 class Ladder:
     """Rungs, most accurate first, and what computes them. Compared by identity: one per loaded version."""
 
@@ -41,6 +49,7 @@ class Ladder:
         self.threads = 1  # of a forward pass
         self.by_variant = {rung.variant: rung for rung in rungs}
         self.latencies = tuple(rung.latency for rung in rungs)
+        self.spent = Spent()
 
     @property
     def variants(self) -> tuple[str, ...]:

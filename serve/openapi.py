@@ -9,7 +9,8 @@ import html
 import json
 from typing import Any
 
-from serve.core import Model
+from serve.core import VERSION
+from serve.model import Model
 from tasks.task import TensorSpec
 
 _ERRORS = {
@@ -29,6 +30,7 @@ _TIME = {
     "serve.request_timeout",
     "x-request-timeout-seconds": "the same in seconds; 0 is as long as the endpoint allows; the shorter one counts",
 }
+_VERSION = "which version answers, where a new one is tried beside the stable one: `stable`, `candidate` or its number"
 _BINARY = "length of the JSON in a body that has tensors as bytes behind it"
 _INPUT = 'one input as the task reads it; for images {"image": "<base64 of a PNG or JPEG>"}'
 
@@ -113,7 +115,7 @@ def _predict(model: Model) -> dict[str, Any]:
         content["application/json"]["example"] = json.loads(model.bundle.read("sample"))
     return {
         "summary": "The answer to one body, or to each of `instances`",
-        "parameters": _time(),
+        "parameters": _headers(),
         "requestBody": {"required": True, "content": content},
         "responses": _responses("Prediction", tuple(_ERRORS)),
     }
@@ -125,7 +127,7 @@ def _infer(spec: TensorSpec, *more: dict[str, Any]) -> dict[str, Any]:
     return {
         "summary": "Open Inference Protocol v2: a batch of rows to probabilities and labels, in JSON or, by the "
         "extension binary_tensor_data, as bytes behind the JSON",
-        "parameters": [*more, *_time(), _header("inference-header-content-length", "integer", _BINARY)],
+        "parameters": [*more, *_headers(), _header("inference-header-content-length", "integer", _BINARY)],
         "requestBody": {
             "required": True,
             "content": {
@@ -157,8 +159,8 @@ def _get(summary: str, schema: str | None, *, is_open: bool = False) -> dict[str
     return operation | ({"security": []} if is_open else {})
 
 
-def _time() -> list[dict[str, Any]]:
-    return [_header(name, "number", about) for name, about in _TIME.items()]
+def _headers() -> list[dict[str, Any]]:
+    return [*(_header(name, "number", about) for name, about in _TIME.items()), _header(VERSION, "string", _VERSION)]
 
 
 def _header(name: str, kind: str, about: str) -> dict[str, Any]:

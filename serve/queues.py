@@ -34,7 +34,7 @@ class Batched(NamedTuple):
 class Waiting:
     """A request, and the future of its answer: who cancels that is out of the queue."""
 
-    __slots__ = ("arrived", "deadline", "future", "ladder", "num_rows", "received", "rows")
+    __slots__ = ("arrived", "deadline", "future", "is_counted", "ladder", "num_rows", "received", "rows")
 
     def __init__(
         self,
@@ -44,10 +44,29 @@ class Waiting:
         deadline: float,
         received: float,
         future: asyncio.Future[Batched],
+        is_counted: bool = True,
     ) -> None:
         self.ladder, self.rows, self.num_rows, self.future = ladder, rows, len(rows), future
         self.arrived, self.deadline = arrived, deadline  # time.monotonic()
         self.received = received  # its first byte, at the endpoint
+        self.is_counted = is_counted
+
+
+class Batch:
+    """What a thread is given, and what it brings back."""
+
+    __slots__ = (
+        "ended", "error", "ladder", "max_batch", "outputs", "passes", "requests", "started", "started_pass", "until",
+        "variant",
+    )  # fmt: skip
+
+    def __init__(self, requests: list[Waiting], ladder: Ladder, variant: str, max_batch: int, until: float) -> None:
+        self.requests, self.ladder, self.variant, self.max_batch = requests, ladder, variant, max_batch
+        self.until = until  # when it ends, as predicted
+        self.started = self.started_pass = self.ended = 0.0
+        self.passes: list[tuple[int, float]] = []  # (rows, seconds) of those that went well
+        self.outputs: np.ndarray | None = None
+        self.error: Exception | None = None
 
 
 class Queues:

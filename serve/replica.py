@@ -20,10 +20,12 @@ from cluster.store import Store
 from ladder.bundle import read_bundle
 from serve import presence
 from serve.auth import VARIABLE, Tokens
-from serve.core import Core, Model
+from serve.core import Core
 from serve.counters import LagMeter
-from serve.envelope import read
+from serve.envelope import Candidate, read
 from serve.feedback import Intake
+from serve.limits import limits_of
+from serve.model import Model
 from serve.recorder import Recorder
 from serve.rpc import Rpc
 from serve.web import Web
@@ -49,6 +51,7 @@ class Replica(Rpc):
         self._latest = Serve()
         self._change: asyncio.Task[None] | None = None  # the latest, kept so that it is not collected
         self._threading: asyncio.Task[None] | None = None
+        self._trying: tuple[Candidate, asyncio.Task[None]] | None = None  # the candidate that was loaded last
         self._loading = 0
         self._polled_at = time.monotonic()
         self._lag: LagMeter | None = None
@@ -87,14 +90,24 @@ class Replica(Rpc):
         self._core.refused = None
         try:
             if wanted != self._holds:
-                self._core.use(await self._loaded(wanted, serve))
+                self._core.use(await self._tried(wanted) or await self._loaded(wanted, serve))
                 self._holds = wanted
             self._core.configure(self._latest)
             self._match_threads()
+            self._match_candidate()
         except Exception as error:
             _log.exception("version %d with its limits is refused, what was before goes on", wanted[1])
-            reason = str(error) if isinstance(error, TrimtabError) else "the replica's log says why"
-            self._core.refused = {"version": wanted[1], "reason": reason}
+            self._core.refused = {"version": wanted[1], "reason": _reason(error)}
+
+    async def _tried(self, wanted: tuple[str, int]) -> Model | None:
+        """The candidate, if that is the one: it is loaded, or will be in a moment, and its times are known."""
+        if self._trying is not None and (self._trying[0].bundle, self._trying[0].version) == wanted:
+            await self._trying[1]
+        candidate = self._core.rivals.candidate
+        if candidate is None or (candidate.bundle.key, candidate.version) != wanted:
+            return None
+        candidate.ladder.check(limits_of(self._latest))
+        return candidate
 
     async def _loaded(self, wanted: tuple[str, int], serve: Serve, threads: int | None = None) -> Model:
         self._loading += 1
@@ -110,19 +123,21 @@ class Replica(Rpc):
     async def apply(self, envelope: dict[str, Any]) -> dict[str, Any]:
         """Hold this envelope (`serve.envelope.LiveEnvelope`) from now on; never raises.
 
-        Says the epoch that holds now, and why if that is not the one given. New threads are begun beside those that
-        answer, which takes longer: then `pending` is true, and statistics are of the old ones for a while.
+        Says the epoch that holds now, and why if that is not the one given. New threads are begun, and a candidate is
+        loaded, beside those that answer, which takes longer: then `pending` is true, and statistics are of the old
+        ones for a while. A candidate that cannot be loaded is `refused` in statistics' `rivals`, the envelope is not.
         """
         refused = None
         try:
             self._core.apply(read(envelope))
             self._match_threads()
+            self._match_candidate()
         except TrimtabError as error:
             refused = str(error)
         except Exception as error:  # an envelope is never worth a replica
             _log.exception("an envelope could not be applied")
             refused = f"it could not be applied ({first_line(error)})"
-        pending = not self._core.has_threads
+        pending = not self._core.has_threads or self._core.rivals.state == "loading"
         return {"replica": presence.replica_id(), "epoch": self._core.envelope.epoch, "refused": refused,
                 "pending": pending}  # fmt: skip
 
@@ -149,6 +164,24 @@ class Replica(Rpc):
         except Exception:  # those that answer go on
             _log.exception("forward passes could not be begun with %d threads", self._core.threads)
 
+    def _match_candidate(self) -> None:
+        """See to it that the wanted candidate is loaded, or being loaded."""
+        wanted, trying = self._core.rivals.wanted, self._trying
+        if wanted is None or self._core.rivals.state != "loading":
+            return
+        if trying is None or trying[0] != wanted or trying[1].done():
+            self._trying = wanted, asyncio.get_running_loop().create_task(self._try(wanted))
+
+    async def _try(self, wanted: Candidate) -> None:
+        rivals = self._core.rivals
+        try:
+            rivals.hold(wanted, await self._loaded((wanted.bundle, wanted.version), self._latest))
+        except Exception as error:  # what answers now goes on, whatever is wrong with another version
+            _log.exception("version %d cannot be tried", wanted.version)
+            rivals.refuse(wanted, _reason(error))
+        else:
+            self._match_threads()
+
     async def check_health(self) -> None:
         """Called by Serve on the loop that answers requests, and not on a thread as a plain function would be.
 
@@ -164,3 +197,7 @@ class Replica(Rpc):
     def __serve_build_asgi_app__(self) -> Web:
         kind = "haproxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "proxy"
         return Web(self._core, self._tokens, {"ingress": kind}, sends_request_id=False, intake=self._intake)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, TrimtabError) else "the replica's log says why"

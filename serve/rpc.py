@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -19,11 +19,15 @@ from cluster.errors import RequestError
 from serve import bounds, feedback
 from serve.asks import decoded
 from serve.auth import Tokens
-from serve.core import Core, Model
+from serve.core import VERSION, Core
 from serve.feedback import Intake
+from serve.model import Answer, Model
 from serve.oip import messages, tensors
 from serve.oip import oip_pb2 as pb
 from serve.oip.service import SERVICE
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -117,7 +121,7 @@ class Rpc:
     async def ModelMetadata(self, request: Any, grpc_context: Any) -> pb.ModelMetadataResponse:
         async def described(_: Call) -> pb.ModelMetadataResponse:
             model = self._model(request.name, request.version)
-            return messages.metadata(model)
+            return messages.metadata(model, self._core.versions)
 
         return await self._answer(grpc_context, "ModelMetadata", described, pb.ModelMetadataResponse)
 
@@ -128,13 +132,21 @@ class Rpc:
             size, limit = request.ByteSize(), self._core.serve.max_body
             if size > limit:
                 raise bounds.too_large(size, limit)
-            model = self._model(request.model_name, request.model_version)
-            spec = model.task.input_spec(model.bundle.encoding)
-            rows, outputs = messages.read(request, spec, self._core.max_rows, tensors.outputs(model))
-            if isinstance(rows, list):
-                rows, _ = await decoded(model, rows, "text/plain", "inputs[0]")
-            answer = await self._core.predict(model, rows, call.deadline, call.id, call.arrived)
-            return messages.respond(request, outputs, answer, call.id)
+            wish = call.header(VERSION)
+            meant = self._core.meant(request.model_name, request.model_version or None, wish, call.id)
+
+            async def read(model: Model) -> tuple[np.ndarray, tuple[str, ...]]:
+                spec = model.task.input_spec(model.bundle.encoding)
+                rows, outputs = messages.read(request, spec, self._core.max_rows, tensors.outputs(model))
+                if isinstance(rows, list):
+                    rows, _ = await decoded(model, rows, "text/plain", "inputs[0]")
+                return rows, outputs
+
+            def say(answer: Answer, outputs: tuple[str, ...]) -> pb.ModelInferResponse:
+                return messages.respond(request, outputs, answer, call.id)
+
+            response = await self._core.answer(meant, read, say, call.deadline, call.id, call.arrived)
+            return cast(pb.ModelInferResponse, response)
 
         return await self._answer(grpc_context, "ModelInfer", infer, pb.ModelInferResponse)
 

@@ -20,7 +20,8 @@ from cluster.errors import RequestError
 from serve import bounds, feedback, openapi
 from serve.asks import decoded
 from serve.auth import Tokens
-from serve.core import Answer, Core, Model, refusal
+from serve.core import VERSION, Core, refusal
+from serve.model import Answer, Meant, Model
 from serve.oip import bodies, tensors
 from tasks.task import Ask, Rejected
 
@@ -33,6 +34,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OPEN_PATHS = ("/ready", "/v2/health/live", "/v2/health/ready")
 MAX_OPTIONS = 16  # of a URL's query
+VERSION_BYTES = VERSION.encode()
 
 
 @dataclass
@@ -135,8 +137,8 @@ class Web:
         verb = rest[0] if rest else ""
         if verb in ("infer", "predict"):
             _allow(request, "POST")
-            model = self._core.model(name, version)
-            return await (self._infer(request, model) if verb == "infer" else self._predict(request, model))
+            meant = self._core.meant(name, version, _wish(request), request.id)
+            return await (self._infer(request, meant) if verb == "infer" else self._predict(request, meant))
         if verb == "feedback":
             _allow(request, "POST")
             return await self._feedback(request, self._core.model(name, version))
@@ -146,7 +148,7 @@ class Web:
         model = self._core.model(name, version)
         if verb == "ready":
             return Reply({"name": name, "ready": True})
-        return Reply(bodies.metadata(model, self._core.refused))
+        return Reply(bodies.metadata(model, self._core.versions, self._core.refused))
 
     # What there is
 
@@ -162,42 +164,54 @@ class Web:
 
     # Answers
 
-    async def _infer(self, request: Request, model: Model) -> Reply:
+    async def _infer(self, request: Request, meant: Meant) -> Reply:
         # Triton's clients name no content type; with bytes behind the JSON it is none that has a name.
         _media_type(request, ("application/json", "application/octet-stream", ""))
-        spec, header_length = model.task.input_spec(model.bundle.encoding), request.header(bodies.HEADER_LENGTH)
-        known = tensors.outputs(model)
-        asked = bodies.read(await self._body(request), header_length, spec, self._core.max_rows, known)
-        rows = asked.rows
-        if isinstance(rows, list):
-            rows, _ = await decoded(model, rows, "text/plain", "inputs[0].data")
-        answer = await self._core.predict(model, rows, request.deadline, request.id, request.arrived)
-        body, json_length = bodies.respond(asked, answer, request.id)
+        sent, header_length = await self._body(request), request.header(bodies.HEADER_LENGTH)
+
+        async def read(model: Model) -> tuple[np.ndarray, bodies.InferRequest]:
+            spec, known = model.task.input_spec(model.bundle.encoding), tensors.outputs(model)
+            asked = bodies.read(sent, header_length, spec, self._core.max_rows, known)
+            rows = asked.rows
+            if isinstance(rows, list):
+                rows, _ = await decoded(model, rows, "text/plain", "inputs[0].data")
+            return rows, asked
+
+        def say(answer: Answer, asked: bodies.InferRequest) -> tuple[bytes, int | None]:
+            return bodies.respond(asked, answer, request.id)
+
+        deadline, arrived = request.deadline, request.arrived
+        body, json_length = await self._core.answer(meant, read, say, deadline, request.id, arrived)
         if json_length is None:
             return Reply(body, headers={"content-type": "application/json"})
         headers = {"content-type": "application/octet-stream", bodies.HEADER_LENGTH: str(json_length)}
         return Reply(body, headers=headers)
 
-    async def _predict(self, request: Request, model: Model) -> Reply:
-        known = dict.fromkeys((*model.task.media_types(), "application/json"))
+    async def _predict(self, request: Request, meant: Meant) -> Reply:
+        known = dict.fromkeys((*meant.model.task.media_types(), "application/json"))
         _media_type(request, tuple(known))
         options = _options(request)
         body = await self._body(request)
         tree = bodies.parse_json(body) if request.media_type == "application/json" else {}
         single = "instances" not in tree
-        if single:
+
+        async def read(model: Model) -> tuple[np.ndarray, list[Any]]:
+            if not single:
+                return await self._instances(tree["instances"], model)
             if not body:
                 raise refusal(400, "body", "", "is empty", f"send the bytes of the {request.media_type}")
             if request.media_type not in model.task.media_types():
                 raise refusal(400, "body", sorted(tree), "has no instances", 'send {"instances": [row, ...]}')
-            rows, details = await decoded(model, [body], request.media_type, "body")
-        else:
-            rows, details = await self._instances(tree["instances"], model)
-        answer = await self._core.predict(model, rows, request.deadline, request.id, request.arrived)
-        secret = self._tokens.secret(request.client)
-        asks = [Ask(detail, options, request.client, secret, answer.variant) for detail in details]
-        # Here, so that what a task of one's own says in no JSON is an error like others.
-        return Reply(bodies.to_json(_said(answer, asks, single, request)), headers={"content-type": "application/json"})
+            return await decoded(model, [body], request.media_type, "body")
+
+        def say(answer: Answer, details: list[Any]) -> bytes:
+            secret = self._tokens.secret(request.client)
+            asks = [Ask(detail, options, request.client, secret, answer.variant) for detail in details]
+            # Here, so that what a task of one's own says in no JSON is an error like others.
+            return bodies.to_json(_said(answer, asks, single, request))
+
+        said = await self._core.answer(meant, read, say, request.deadline, request.id, request.arrived)
+        return Reply(said, headers={"content-type": "application/json"})
 
     async def _instances(self, instances: Any, model: Model) -> tuple[np.ndarray, list[Any]]:
         """Rows [n, *shape] of numbers, or of what the task makes of each instance, and the detail of each."""
@@ -282,6 +296,10 @@ def _request(scope: Scope, receive: Receive) -> Request:
     request.query = scope.get("query_string", b"")
     request.id = bounds.request_id(request.header)
     return request
+
+
+def _wish(request: Request) -> str | None:
+    return request.header(VERSION) if VERSION_BYTES in request.headers else None  # for nearly all there is none
 
 
 def _allow_only_bounded(request: Request) -> None:

@@ -8,13 +8,15 @@ Knows bodies, not paths.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 import pydantic_core
 
-from serve.core import Answer, Model, refusal
+from serve.core import refusal
+from serve.model import Answer, Model
 from serve.oip import tensors
 from tasks.task import TensorSpec
 
@@ -92,20 +94,22 @@ def respond(request: InferRequest, answer: Answer, request_id: str) -> tuple[byt
     return b"".join([head, *tail]), len(head) if tail else None
 
 
-def metadata(model: Model, refused: dict[str, Any] | None) -> dict[str, Any]:
+def metadata(model: Model, versions: Sequence[str], refused: dict[str, Any] | None) -> dict[str, Any]:
     """What the protocol says about a model; `parameters` is what else a client may want to know.
 
-    `refused` is the version that was to follow and could not be loaded, if any.
+    `versions` are those that can be asked, the stable one first, and `refused` is the version that was to follow and
+    could not be loaded, if any.
     """
     labels = model.bundle.encoding.labels
     inputs, outputs = tensors.described(model)
     return {
         "name": model.bundle.name,
-        "versions": [str(model.version)],
+        "versions": list(versions),
         "platform": "onnxruntime_onnx",
         "inputs": [_tensor(tensor) for tensor in inputs],
         "outputs": [_tensor(tensor) for tensor in outputs],
         "parameters": {
+            "version": model.version,
             "bundle": model.bundle.key,
             "variants": list(model.ladder.variants),
             "labels": list(labels),

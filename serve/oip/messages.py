@@ -6,11 +6,13 @@ Knows messages, not gRPC.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from serve.core import Answer, Model, refusal
+from serve.core import refusal
+from serve.model import Answer, Model
 from serve.oip import oip_pb2, tensors
 from tasks.task import TensorSpec
 
@@ -92,12 +94,10 @@ def respond(
     return response
 
 
-def metadata(model: Model) -> oip_pb2.ModelMetadataResponse:
-    """What the protocol says about a model."""
+def metadata(model: Model, versions: Sequence[str]) -> oip_pb2.ModelMetadataResponse:
+    """What the protocol says about a model of which these versions can be asked."""
     inputs, outputs = tensors.described(model)
-    response = oip_pb2.ModelMetadataResponse(
-        name=model.bundle.name, versions=[str(model.version)], platform="onnxruntime_onnx"
-    )
+    response = oip_pb2.ModelMetadataResponse(name=model.bundle.name, versions=versions, platform="onnxruntime_onnx")
     for field, specs in ((response.inputs, inputs), (response.outputs, outputs)):
         for one in specs:
             field.add(name=one.name, datatype=one.datatype, shape=one.shape)

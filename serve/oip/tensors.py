@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from serve.core import Answer, Model, refusal
+from serve.core import refusal
+from serve.model import Answer, Model
 from tasks.task import TensorSpec
 
 DATATYPES: dict[str, Any] = {

@@ -17,8 +17,9 @@ import pytest
 from cluster.errors import RequestError
 from ladder.choose import Rung
 from ladder.latency import Latency
-from serve.batcher import Batcher, Limits
+from serve.batcher import Batcher
 from serve.ladder import Ladder
+from serve.limits import Limits
 from serve.queues import Batched
 
 FAR = 60.0

@@ -202,6 +202,115 @@ def test_threads_change_by_envelope_and_by_reconfigure(
     assert asyncio.run(change()) == [2, 3, 3, 2]
 
 
+# A candidate
+
+
+def envelope(epoch: int, bundle: str, version: int, **shares: float) -> dict[str, Any]:
+    return {"epoch": epoch, "candidate": {"bundle": bundle, "version": version}, **shares}
+
+
+async def tried(replica: Replica) -> dict[str, Any]:
+    """What statistics say of the candidate when it is no longer being loaded."""
+    async with asyncio.timeout(60):
+        while (found := (await replica.stats())["rivals"]["candidate"])["state"] == "loading":
+            await asyncio.sleep(0.01)
+    return dict(found)
+
+
+def test_a_candidate_is_loaded_beside_the_stable_version_and_becomes_it_without_loading(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store
+) -> None:
+    first, second = make_bundle(store, 1), make_bundle(store, 2)
+    core = replica._core
+
+    async def promote() -> list[Any]:
+        await replica.reconfigure(config(first.key, 1))
+        said = await replica.apply(envelope(1, second.key, 2, canary=0.5))
+        found: list[Any] = [(said["refused"], said["pending"]), await tried(replica)]
+        found.append((await replica.apply(envelope(2, second.key, 2, canary=1.0)))["pending"])
+        candidate = core.rivals.candidate
+        assert candidate is not None
+        await replica.reconfigure(config(second.key, 2, max_batch=7))
+        await settled(replica)
+        found.append(core.model("shades").ladder is candidate.ladder)
+        await replica.apply({"epoch": 3})
+        return [*found, (await replica.stats())["rivals"]["candidate"]]
+
+    said, found, pending, is_same, after = asyncio.run(promote())
+
+    assert said == (None, True)
+    assert found == {"bundle": second.key, "version": 2, "state": "ready", "reason": None}
+    assert (pending, is_same, after) == (False, True, None)
+    assert (core.model("shades").version, core.serve.max_batch, core.refused) == (2, 7, None)
+
+
+def test_a_candidate_that_is_still_being_loaded_is_waited_for_when_it_becomes_stable(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make_bundle(store, 1), make_bundle(store, 2)
+    loaded: list[int] = []
+    load = replica._core.load
+
+    def counted(bundle: Bundle, version: int, *rest: Any) -> Any:
+        loaded.append(version)
+        return load(bundle, version, *rest)
+
+    monkeypatch.setattr(replica._core, "load", counted)
+
+    async def promote() -> None:
+        await replica.reconfigure(config(first.key, 1))
+        await replica.apply(envelope(1, second.key, 2))
+        await replica.reconfigure(config(second.key, 2))
+        await settled(replica)
+
+    asyncio.run(promote())
+
+    assert (replica._core.model("shades").version, loaded) == (2, [1, 2])
+
+
+def test_a_candidate_that_cannot_be_loaded_is_said_and_harms_nothing(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store
+) -> None:
+    first, broken = make_bundle(store, 1), make_bundle(store, 2, data=b"not a model")
+    rows = np.zeros((1, 4, 6, 1), np.uint8)
+
+    async def begin() -> list[Any]:
+        await replica.reconfigure(config(first.key, 1))
+        found: list[Any] = []
+        for epoch, key in ((1, "nothing"), (2, broken.key)):
+            said = await replica.apply(envelope(epoch, key, 2, canary=1.0, shadow=1.0))
+            found.append(
+                (said["epoch"], said["refused"], (await tried(replica))["state"], (await tried(replica))["reason"])
+            )
+        again = await replica.apply(envelope(3, broken.key, 2, canary=0.5))  # what is refused is not loaded again
+        answer = await replica._core.predict(replica._core.model("shades"), rows, time.monotonic() + 30)
+        return [*found, again["pending"], answer.model.version]
+
+    missing, damaged, pending, version = asyncio.run(begin())
+
+    assert missing == (1, None, "refused", f"no bundle nothing in the store {store.uri}")
+    assert damaged[:3] == (2, None, "refused")
+    assert "onnx-fp32 cannot be run" in damaged[3]
+    assert (pending, version) == (False, 1)
+
+
+def test_a_candidate_has_the_threads_of_the_stable_version(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store
+) -> None:
+    first, second = make_bundle(store, 1), make_bundle(store, 2)
+
+    async def change() -> list[int]:
+        await replica.reconfigure(config(first.key, 1))
+        await replica.apply(envelope(1, second.key, 2))
+        await tried(replica)
+        pending = (await replica.apply({**envelope(2, second.key, 2), "threads": 2}))["pending"]
+        while not replica._core.has_threads:
+            await asyncio.sleep(0.01)
+        return [pending, *(model.ladder.threads for model in replica._core._models)]
+
+    assert asyncio.run(change()) == [True, 2, 2]
+
+
 def test_statistics_are_plain_and_have_all_that_was_agreed(
     replica: Replica, make_bundle: Callable[..., Bundle], store: Store
 ) -> None:
@@ -215,7 +324,7 @@ def test_statistics_are_plain_and_have_all_that_was_agreed(
     assert set(json.loads(json.dumps(loaded))) == {
         "replica", "pid", "started", "at", "epoch", "version", "loading", "arrived", "answered", "in_time", "refused",
         "refused_rows", "cancelled", "failed", "rungs", "queue_delay", "latency", "busy_s", "cpu_s", "loop_lag",
-        "waiting", "actor_age_s", "forward_s",
+        "waiting", "actor_age_s", "forward_s", "rivals",
     }  # fmt: skip
     assert (empty["version"], empty["rungs"]) == (None, {})
     assert list(loaded["rungs"]) == ["onnx-fp32"]

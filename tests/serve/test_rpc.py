@@ -28,6 +28,7 @@ from serve import deploy as deployment
 from serve.auth import Tokens
 from serve.core import Core
 from serve.deploy import Endpoint
+from serve.envelope import Candidate, LiveEnvelope
 from serve.ladder import Ladder
 from serve.oip import oip_pb2 as pb
 from serve.oip import service
@@ -39,12 +40,15 @@ DARK = bytes(24)
 ComputeWith = Callable[[Callable[[np.ndarray], np.ndarray]], None]
 
 
-def request(raw: Any = (DARK,), outputs: Any = (), model: str = "shades", **changes: Any) -> pb.ModelInferRequest:
+def request(
+    raw: Any = (DARK,), outputs: Any = (), model: str = "shades", model_version: str = "", **changes: Any
+) -> pb.ModelInferRequest:
     """One dark row, with parts of its tensor changed."""
     tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 4, 6, 1], **changes}
     wanted = [pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in outputs]
     return pb.ModelInferRequest(
         model_name=model,
+        model_version=model_version,
         inputs=[pb.ModelInferRequest.InferInputTensor(**tensor)],
         outputs=wanted,
         raw_input_contents=raw,
@@ -133,6 +137,30 @@ def test_the_model_and_the_server_describe_themselves(ask: Ask) -> None:
         ("label", "BYTES"),
     ]
     assert (server.name, list(server.extensions)) == ("trimtab", ["binary_tensor_data"])
+
+
+def test_either_of_two_versions_can_be_asked_and_a_failure_of_the_new_one_costs_nobody_an_answer(
+    ask: Ask, core: Core, bundle: Bundle
+) -> None:
+    later, wanted = Core.load(bundle, 4, Serve()), Candidate(bundle=bundle.key, version=4)
+    wish = "x-trimtab-version"
+
+    async def both(channel: grpc.aio.Channel) -> list[str]:
+        core.apply(LiveEnvelope(epoch=1, candidate=wanted, canary=1.0))
+        core.rivals.hold(wanted, later)
+        found = []
+        for version, header in (("", None), ("", "stable"), ("4", None), ("3", None)):
+            headers = (*TOKEN, (wish, header)) if header else TOKEN
+            found.append(await call(channel, "ModelInfer", request(model_version=version), headers))
+        later.ladder.use({"onnx-fp32": lambda rows: np.full((len(rows), 2), np.nan, np.float32)}, 1)
+        found.append(await call(channel, "ModelInfer", request()))
+        about = await call(channel, "ModelMetadata", pb.ModelMetadataRequest(name="shades"))
+        return [*(answer.model_version for answer in found), *about.versions]
+
+    assert ask(both) == ["4", "3", "4", "3", "3", "3", "4"]
+    core.apply(LiveEnvelope(epoch=2))
+    refused = refusal(ask, "ModelInfer", request(), (*TOKEN, (wish, "candidate")))
+    assert (refused.code(), "a candidate is not tried just now" in str(refused.details())) == (Code.NOT_FOUND, True)
 
 
 def test_health_needs_no_token(ask: Ask) -> None:

@@ -20,10 +20,13 @@ from hypothesis import strategies as st
 from cluster import feedback as words
 from cluster.config import Serve
 from cluster.store import Store
+from ladder.bundle import Bundle
 from serve import openapi
 from serve.auth import Tokens
 from serve.core import Core
+from serve.envelope import Candidate, LiveEnvelope
 from serve.feedback import Intake
+from serve.model import Model
 from serve.web import Web
 
 TOKEN = {"authorization": "Bearer secret"}
@@ -38,6 +41,18 @@ def tensor(**changes: Any) -> bytes:
     """An inference request of one black row, with parts of its tensor changed; None leaves a part out."""
     parts = {"name": "image", "datatype": "UINT8", "shape": [1, 4, 6, 1], "data": [0] * 24, **changes}
     return json.dumps({"inputs": [{key: value for key, value in parts.items() if value is not None}]}).encode()
+
+
+@pytest.fixture(scope="module")
+def later(bundle: Bundle) -> Model:
+    return Core.load(bundle, 4, Serve())
+
+
+def beside(core: Core, later: Model, **shares: float) -> None:
+    """Has `core` hold a candidate."""
+    wanted = Candidate(bundle=later.bundle.key, version=later.version)
+    core.apply(LiveEnvelope(epoch=1, candidate=wanted, **shares))  # type: ignore[arg-type]
+    core.rivals.hold(wanted, later)
 
 
 @pytest.fixture
@@ -194,6 +209,55 @@ def test_infer_takes_nested_data_a_version_and_a_choice_of_outputs(ask: Callable
     answer = ask("POST", f"{MODEL}/versions/3/infer", json.dumps(body), JSON)
 
     assert [output["name"] for output in answer.json()["outputs"]] == ["label"]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "answers"),
+    [
+        pytest.param("", {}, 3, id="no word"),
+        pytest.param("", {"x-trimtab-version": "candidate"}, 4, id="the header's word"),
+        pytest.param("", {"x-trimtab-version": "4"}, 4, id="the header's number"),
+        pytest.param("/versions/4", {"x-trimtab-version": "stable"}, 4, id="the path's number"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["infer", "predict"])
+def test_either_of_two_versions_can_be_asked_and_the_answer_says_which_it_was(
+    ask: Callable[..., httpx.Response],
+    core: Core,
+    later: Model,
+    verb: str,
+    path: str,
+    headers: dict[str, str],
+    answers: int,
+) -> None:
+    body = tensor() if verb == "infer" else json.dumps({"instances": [ROW]}).encode()
+    beside(core, later)
+
+    said = ask("POST", f"{MODEL}{path}/{verb}", body, {**JSON, **headers}).json()
+
+    assert said["parameters"]["version"] == answers
+    assert int(said["model_version"] if verb == "infer" else said["version"]) == answers
+    assert ask("GET", MODEL).json()["versions"] == ["3", "4"]
+
+
+def test_a_candidate_that_fails_in_its_own_words_costs_nobody_an_answer(
+    ask: Callable[..., httpx.Response], core: Core, later: Model, paint: Callable[..., bytes]
+) -> None:
+    beside(core, later, canary=1.0)
+    assert core.rivals.candidate is not None
+    core.rivals.candidate.task.answer = lambda *_: {"label": np.ones(2)}  # type: ignore[method-assign, assignment]
+
+    answers = [ask("POST", f"{MODEL}/predict", paint(0), PNG) for _ in range(3)]
+
+    assert [(answer.status_code, answer.json()["version"]) for answer in answers] == [(200, 3)] * 3
+    assert core.statistics()["rivals"]["versions"]["4"]["rescued"] == 3
+
+
+def test_a_wish_for_a_version_that_is_not_there_is_refused(ask: Callable[..., httpx.Response]) -> None:
+    answer = ask("POST", f"{MODEL}/infer", tensor(), {**JSON, "x-trimtab-version": "candidate"})
+
+    assert answer.status_code == 404
+    assert "x-trimtab-version = 'candidate': a candidate is not tried just now; leave the header out" in answer.text
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

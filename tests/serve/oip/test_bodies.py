@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cluster.errors import RequestError
-from serve.core import Answer, Core
+from serve.core import Core
+from serve.model import Answer
 from serve.oip import bodies
 from tasks.task import TensorSpec
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cluster.errors import RequestError
-from serve.core import Answer, Core
+from serve.core import Core
+from serve.model import Answer
 from serve.oip import messages, tensors
 from serve.oip import oip_pb2 as pb
 from tasks.task import TensorSpec
