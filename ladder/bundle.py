@@ -45,6 +45,11 @@ class Bundle:
         """One file, checked. Raises NotFoundError, DamagedError."""
         return self.store.read("bundles", self.key, self.files[role])
 
+    def check(self) -> None:
+        """Read every file against its sha256. Raises NotFoundError, DamagedError."""
+        for role in self.files:
+            self.read(role)
+
     def file(self, name: str) -> bytes:
         """What the task kept with the dataset under `name`, checked. Raises NotFoundError, DamagedError."""
         if KEPT + name not in self.files:

@@ -272,6 +272,7 @@ class Batcher:
         ladder = batch.ladder
         spent = ladder.spent
         for num_rows, seconds in batch.passes:
+            spent.passes += 1
             spent.rows += num_rows
             spent.seconds += seconds
             learn(ladder.latencies, ladder.by_variant[batch.variant].latency, num_rows, seconds)

@@ -7,6 +7,7 @@ but its dashboard. Serve's own words become one sentence here.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cluster.config import Experiment
+from cluster.config import Experiment, Serve
 from cluster.errors import (
     ClusterError,
     ConfigError,
@@ -30,7 +31,7 @@ from cluster.session import APPLICATIONS, Session, rest
 from ladder.bundle import Bundle
 from ladder.choose import Rung
 from ladder.latency import Latency
-from serve.adapt.bounds import impossible
+from serve.adapt.bounds import TODAY, impossible
 from serve.ladder import check_served, executable
 from tasks import own
 from tasks.task import code_version
@@ -40,10 +41,13 @@ if TYPE_CHECKING:
 
 IMPORT_PATH, DEPLOYMENT = "serve.app:build", "Replica"
 SERVING_CODE = (
+    "cluster.dashboard",
     "cluster.feedback",
+    "cluster.history",
     "cluster.ledger",
     "cluster.metrics",
     "cluster.served",
+    "cluster.submit",
     "ladder.bundle",
     "ladder.choose",
     "ladder.latency",
@@ -53,18 +57,24 @@ SERVING_CODE = (
     "serve.adapt.actor",
     "serve.adapt.actuator",
     "serve.adapt.bounds",
+    "serve.adapt.candidacy",
     "serve.adapt.capacity",
+    "serve.adapt.clerk",
     "serve.adapt.drift",
     "serve.adapt.forecast",
     "serve.adapt.guard",
     "serve.adapt.journal",
+    "serve.adapt.jury",
     "serve.adapt.loop",
     "serve.adapt.mailbox",
     "serve.adapt.plain",
     "serve.adapt.policy",
     "serve.adapt.proposals",
     "serve.adapt.replay",
+    "serve.adapt.rivals",
+    "serve.adapt.rollout",
     "serve.adapt.sentinel",
+    "serve.adapt.sequential",
     "serve.adapt.signals",
     "serve.adapt.state",
     "serve.adapt.step",
@@ -139,16 +149,47 @@ def deploy(
         in_place = previous is not None and _restarting(previous) == _restarting(wanted)
         on_word(f"version {version} into the running endpoint" if in_place else f"starting version {version}")
         _put(session, {**before, bundle.name: wanted})
-    model_url = url(session, bundle.experiment)
+    _wait(session, bundle, version, previous, started + timeout_s)
+    took_s = time.monotonic() - started
+    return Endpoint(url(session, bundle.experiment), bundle.name, version, bundle.key, in_place, took_s)
+
+
+def replace(session: Session, bundle: Bundle, version: int, *, timeout_s: float = 300.0) -> None:
+    """Put `version` in the place of the one that its endpoint serves, whose settings stay; blocks until it answers.
+
+    No replica is started or restarted, and one that holds the version already loads nothing.
+
+    Raises:
+        NotFoundError: there is no such endpoint.
+        ConfigError: the endpoint's settings allow no rung of the version.
+        DeployError, DeadlineError: as `deploy`.
+    """
+    deadline = time.monotonic() + timeout_s
+    with _alone(session):
+        before = _configs(session)
+        previous = before.get(bundle.name)
+        if previous is None:
+            raise NotFoundError(f"no endpoint {bundle.name!r}; deploy it: trimtab deploy")
+        (deployment,) = previous["deployments"]
+        told = deployment["user_config"] | {"bundle": bundle.key, "version": version}
+        today = bundle.experiment.model_copy(update={"serve": Serve.model_validate(told["serve"])})
+        served = dataclasses.replace(bundle, experiment=today)
+        check_served(served)
+        wanted = previous | {"deployments": [deployment | {"user_config": told}]}
+        _put(session, {**before, bundle.name: wanted})
+    _wait(session, served, version, previous, deadline)
+
+
+def _wait(session: Session, bundle: Bundle, version: int, previous: dict[str, Any] | None, deadline: float) -> None:
+    """Until the version answers; where it cannot be started, what was there before is put again."""
     try:
-        _wait_running(session, bundle.name, started + timeout_s)
-        _wait_version(session, bundle, version, started + timeout_s)
+        _wait_running(session, bundle.name, deadline)
+        _wait_version(session, bundle, version, deadline)
     except DeployError:
         with _alone(session):
             others = {name: config for name, config in _configs(session).items() if name != bundle.name}
             _put(session, others | ({bundle.name: previous} if previous else {}))
         raise
-    return Endpoint(model_url, bundle.name, version, bundle.key, in_place, time.monotonic() - started)
 
 
 def undeploy(session: Session, name: str, *, timeout_s: float = 60.0) -> None:
@@ -223,10 +264,10 @@ def application(
     """
     experiment, serve, adapt = bundle.experiment, bundle.experiment.serve, bundle.experiment.adapt
     replicas = serve.replicas
-    user_config = {"bundle": bundle.key, "version": version, "serve": serve.model_dump(mode="json")}
+    sections = {name: getattr(experiment, name).model_dump(mode="json") for name in TODAY}
     deployment: dict[str, Any] = {
         "name": DEPLOYMENT,
-        "user_config": user_config | {"adapt": adapt.model_dump(mode="json")},
+        "user_config": {"bundle": bundle.key, "version": version, **sections},
         "ray_actor_options": {"num_cpus": serve.cpus_per_replica},
         # More than the replica's own queue holds, so that it is the replica that answers 429.
         "max_ongoing_requests": serve.max_queue + serve.max_batch + 1024,

@@ -33,6 +33,7 @@ E = TypeVar("E", bound=Envelope)
 class Spent:
     """What all forward passes of one loaded version took."""
 
+    passes: int = 0
     rows: int = 0
     seconds: float = 0.0
 

@@ -55,6 +55,7 @@ class VersionCount:
             **counts,
             "compute_s": sum(part["seconds"] for part in spent),
             "compute_rows": sum(part["rows"] for part in spent),
+            "passes": sum(part["passes"] for part in spent),
         }
 
 

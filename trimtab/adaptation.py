@@ -62,11 +62,7 @@ def order(
     changes = dict(_setting(text) for text in settings)
     for name in fields:
         _check_field("FIELD", name)
-    place = folder(experiment, workspace)
-    if not place.is_dir():
-        recent(experiment, workspace)  # says what is missing
-    box = Mailbox(place)
-    said = box.wait(box.send(Command(verb, getpass.getuser(), changes, tuple(fields))), ANSWER_S)
+    said = send(verb, experiment, workspace, changes, tuple(fields))
     if said["refused"]:
         raise UserError(verb, " ".join(settings), said["refused"][0], "choose a value inside the bounds")
     return {
@@ -75,6 +71,17 @@ def order(
         "pinned": list(said["pins"]),
         "envelope": said["envelope"],
     }
+
+
+def send(
+    verb: Any, experiment: Experiment, workspace: Workspace, changes: dict[str, Any], fields: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The actor's answer to a word. Raises DeadlineError, and NotFoundError where nothing is adapted."""
+    place = folder(experiment, workspace)
+    if not place.is_dir():
+        recent(experiment, workspace)  # says what is missing
+    box = Mailbox(place)
+    return box.wait(box.send(Command(verb, getpass.getuser(), changes, fields)), ANSWER_S)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -179,6 +186,7 @@ def figures(entries: Sequence[Entry], now: float) -> dict[str, Any]:
         "envelope": seen.envelope or {},
         "paused": guard.paused if guard else None,
         "pins": dict(guard.pins) if guard else {},
+        "rollout": why.rollout,
         "decisions": list(why.decisions),
     }
 
@@ -188,7 +196,8 @@ def line(found: Mapping[str, Any]) -> str:
     rungs = " ".join(f"{variant} {100 * share:.0f}%" for variant, share in found["rungs"].items() if share) or "idle"
     replicas, clock = found["replicas"], time.strftime("%H:%M:%S", time.localtime(found["at"]))
     silent = f", {len(replicas['silent'])} silent" if replicas["silent"] else ""
-    last = f"  last: {found['decisions'][0]}" if found["decisions"] else ""
+    rollout = f"  {found['rollout']}" if found["rollout"] else ""
+    last = f"{rollout}  last: {found['decisions'][0]}" if found["decisions"] else rollout
     return (
         f"{clock}  {found['rows_per_s']:.3g} rows/s  in time {100 * found['in_time']:.4g}%  "
         f"p99 {found['latency_ms']['p99']:.3g} ms  {rungs}  replicas {replicas['running']}/{replicas['wanted']}"
@@ -214,6 +223,7 @@ def view(found: Mapping[str, Any]) -> RenderableType:
         ("refused", ", ".join(f"{kind} {number}" for kind, number in found["refused"].items()) or "none"),
         ("replicas", f"{replicas['running']} run, {replicas['wanted']} wanted, silent: {silent}"),
         ("envelope", ", ".join(f"{k} {v}" for k, v in found["envelope"].items()) or "as the experiment says"),
+        ("rollout", found["rollout"] or "none"),
         ("person", "; ".join(filter(None, person)) or "nothing ordered"),
     ):
         table.add_row(name, Text(value))

@@ -194,10 +194,13 @@ def rollback(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Serve the version before the stable one again, in place; doing it twice comes back."""
-    from trimtab import endpoint
+    """Take back a version that is being tried; else serve the one before the stable one again, in place."""
+    from trimtab import endpoint, rollout
 
     experiment, workspace = experiments.load(file), _workspace(as_json, cluster, address, store)
+    if (said := rollout.taken_back(experiment, workspace, dry_run=dry_run)) is not None:
+        workspace.screen.record(said)
+        return
     if dry_run:
         found = workspace.registry.version(experiment.name, "previous")
         workspace.screen.record({"would serve": found.name, "version": found.version, "bundle": found.bundle})
@@ -205,6 +208,36 @@ def rollback(
     with workspace.screen:
         found, served = endpoint.rollback(experiment, workspace, workspace.cluster())
     workspace.screen.record({"model": found.name, "version": found.version, "endpoint": served})
+
+
+@app.command()
+def canary(
+    file: File,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Number, alias or `latest`.")],
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """Try a version beside the stable one: unseen, then for a growing share of the requests, judged all the while."""
+    from trimtab import rollout
+
+    experiment, workspace = experiments.load(file), _workspace(as_json, store=store)
+    found = workspace.registry.version(experiment.name, version)
+    workspace.screen.record(rollout.canary(experiment, found, workspace))
+
+
+@app.command()
+def promote(
+    file: File,
+    version: Annotated[str, typer.Argument(metavar="[VERSION]", help="By default the one being tried.")] = "",
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """Have a version answer all requests now, without waiting for what is still to be shown."""
+    from trimtab import rollout
+
+    experiment, workspace = experiments.load(file), _workspace(as_json, store=store)
+    found = workspace.registry.version(experiment.name, version) if version else None
+    workspace.screen.record(rollout.promote(experiment, found, workspace))
 
 
 @app.command()

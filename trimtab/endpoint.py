@@ -17,6 +17,7 @@ from cluster.session import Session
 from cluster.store import Store
 from ladder.bundle import read_bundle
 from serve import deploy as deployment
+from serve.adapt.bounds import TODAY
 from tasks import own
 from tasks.task import MEDIA_TYPES
 from trimtab.workspace import Workspace
@@ -36,7 +37,7 @@ def deploy(experiment: Experiment, version: ModelVersion, workspace: Workspace, 
             f"{accuracy:.4f} on the test split; train a better one or lower the objective"
         )
     # The bundle says how it was made; how it is served is what the file says today.
-    today = {"serve": experiment.serve, "adapt": experiment.adapt}
+    today = {name: getattr(experiment, name) for name in TODAY}
     as_today = bundle.experiment.model_copy(update=today).lying_in(experiment.folder)
     code, kept = own.find(as_today), bundle.code()
     if code is not None and kept and code.digest != own.Code(kept).digest:

@@ -19,6 +19,7 @@ from cluster.metrics import Meter
 from cluster.session import Session
 from cluster.store import Store
 from serve.adapt.actuator import Actuator
+from serve.adapt.clerk import Clerk
 from serve.adapt.loop import Loop
 from serve.adapt.mailbox import place
 from serve.adapt.sentinel import LOOK_EVERY_S, Sentinel
@@ -51,13 +52,16 @@ class Actor:
     def _go(self, log: logging.Logger) -> None:
         folder = place(self._store, self._name)
         folder.mkdir(parents=True, exist_ok=True)
-        actuator = Actuator(self._name, self._deployment, _cluster(self._dashboard), self._store)
+        cluster = _cluster(self._dashboard)
+        actuator = Actuator(self._name, self._deployment, cluster, self._store)
         with (folder / "lock").open("w") as lock:
             self._loop = Loop(folder, actuator, Meter(self._name))
             _alone(lock, folder, log)
             actuator.start()
             ended = Event()
             Thread(target=self._watch, args=(actuator, self._loop, ended, log), name="sentinel", daemon=True).start()
+            clerk = Clerk(self._store, self._name, cluster, self._loop, actuator)
+            Thread(target=clerk.run, args=(ended,), name="clerk", daemon=True).start()
             try:
                 self._loop.run()
             finally:

@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.config import Adapt, Experiment, Serve
+from cluster.config import Experiment
 from cluster.errors import TrimtabError
 from cluster.session import APPLICATIONS, Session, rest
 from cluster.store import Store
 from ladder.bundle import read_bundle
+from serve.adapt.bounds import TODAY
 
 LOOK_EVERY_S = 2.0  # the dashboard asks Serve's controller each time
 _log = logging.getLogger(__name__)
@@ -115,8 +116,9 @@ class Actuator:
         if self._experiment is None or self._experiment[0] != user_config:
             made = read_bundle(self._store, user_config["bundle"]).experiment
             said = {
-                "serve": Serve.model_validate(user_config["serve"]),
-                "adapt": Adapt.model_validate(user_config.get("adapt", {})),
+                name: type(getattr(made, name)).model_validate(user_config[name])
+                for name in TODAY
+                if name in user_config
             }
             self._experiment = user_config, made.model_copy(update=said)
         return self._experiment[1]

@@ -6,12 +6,16 @@ Settings that no ladder could keep are refused here, with the figure that makes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.config import Experiment
 from cluster.errors import ConfigError
 from ladder.choose import Rung
+from serve.adapt.candidacy import Rules
 from serve.adapt.plain import Plain
+
+# Sections of an experiment that hold as they are when a version is deployed; the bundle says how it was made.
+TODAY = ("serve", "adapt", "retrain", "gate", "rollout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Bounds(Plain):
     replica_cooldown_s: float = 10.0
     patience_s: float = 60.0
     actions_per_minute: int = 30
+    rollout: Rules = field(default_factory=Rules)
 
     @classmethod
     def of(cls, experiment: Experiment) -> Bounds:
@@ -59,6 +64,7 @@ class Bounds(Plain):
             replica_cooldown_s=adapt.replica_cooldown,
             patience_s=adapt.patience,
             actions_per_minute=adapt.actions_per_minute,
+            rollout=Rules.from_json(dict(experiment.rollout)),
         )
 
 

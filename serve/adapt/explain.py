@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from serve.adapt.bounds import Bounds
+from serve.adapt.candidacy import told
 from serve.adapt.capacity import allowed, rows_per_s
 from serve.adapt.journal import STATE, Entry
 from serve.adapt.policy import CAUTION, GROW_ABOVE
@@ -35,11 +36,13 @@ class Explanation:
     rung: str
     replicas: str
     refused: str
+    rollout: str  # empty where no version was ever on its way
     decisions: tuple[str, ...]  # and what else is worth saying, newest first
 
     def lines(self) -> list[str]:
         last = [f"  {line}" for line in self.decisions] or ["  none yet"]
-        return [self.target, self.rung, self.replicas, self.refused, "last decisions:", *last]
+        rollout = [f"Rollout: {self.rollout}"] if self.rollout else []
+        return [self.target, self.rung, self.replicas, self.refused, *rollout, "last decisions:", *last]
 
 
 def explain(entries: Sequence[Entry], *, mind: Mind | None = None, num_decisions: int = 10) -> Explanation:
@@ -69,6 +72,7 @@ def explain(entries: Sequence[Entry], *, mind: Mind | None = None, num_decisions
         _rung(snapshot, mind),
         _replicas(snapshot, mind, verdicts),
         _refused(ticks),
+        told(mind.rollout, mind.state.bounds.rollout),
         tuple(words for _, words in lines[:num_decisions]),
     )
 

@@ -27,7 +27,7 @@ LEAST_ADMIT = 0.05
 MOST_BACKOFF = 10  # doublings of a dwell
 MOST_STEP_S = 10.0  # by which the guard's time goes on in one tick
 _MINUTE_S = 60.0
-PERSON, UNDO, FLOOR = "person", "undo", "floor"  # rules of which the guard knows
+PERSON, UNDO, FLOOR, ROLLOUT = "person", "undo", "floor", "rollout"  # rules of which the guard knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def settle(guard: Guard, snapshot: Snapshot, now: float) -> tuple[list[Outcome],
             continue
         outcome = _outcome(pending)
         outcomes.append(outcome)
-        if outcome.met is False and pending.proposal.rule not in (PERSON, UNDO):
+        if outcome.met is False and pending.proposal.rule not in (PERSON, UNDO, ROLLOUT):
             undos.append(_undoing(pending.proposal, outcome))
     return outcomes, undos, replace(guard, pending=tuple(waiting))
 
@@ -155,7 +155,9 @@ def enacted(verdicts: Iterable[Verdict], envelope: Mapping[str, Any], replicas: 
 
 
 def _refusal(proposal: Proposal, guard: Guard, bounds: Bounds, taken: Mapping[str, str]) -> str:
-    """The first reason that stands against it, or nothing."""
+    """The first reason that stands against it, or nothing. A rollout has its own judge and no field of a rule's."""
+    if proposal.rule == ROLLOUT:
+        return ""
     if proposal.rule not in (PERSON, FLOOR):  # the floor is a bound, and no bound rests
         if guard.paused is not None:
             return f"paused by {guard.paused}"
@@ -270,7 +272,7 @@ def _accepted(guard: Guard, proposal: Proposal, bounds: Bounds) -> Guard:
     dials = dict(guard.dials)
     for name in proposal.changes:
         dials[name] = _turned(dials.get(name), name, proposal, time_s, bounds)
-    is_free = proposal.rule == PERSON
+    is_free = proposal.rule in (PERSON, ROLLOUT)
     replaced = set(proposal.changes)
     pending = tuple(p for p in guard.pending if not replaced & set(p.proposal.changes))
     return replace(
@@ -309,7 +311,7 @@ def _dwell_s(name: str, dial: Dial, bounds: Bounds) -> float:
 
 
 def _importance(proposal: Proposal) -> int:
-    return 0 if proposal.rule == PERSON else 1 if proposal.rule == UNDO else 2 if proposal.protective else 3
+    return 0 if proposal.rule in (PERSON, ROLLOUT) else 1 if proposal.rule == UNDO else 2 if proposal.protective else 3
 
 
 def _ordered(command: Command, envelope: Mapping[str, Any], replicas: int) -> list[Proposal]:

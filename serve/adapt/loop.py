@@ -21,11 +21,14 @@ from cluster.metrics import Meter
 from serve.adapt import replay
 from serve.adapt.actuator import Actual
 from serve.adapt.bounds import Bounds
+from serve.adapt.candidacy import State as Course
+from serve.adapt.candidacy import told
 from serve.adapt.guard import enacted
 from serve.adapt.journal import Entry, Journal, read_last
 from serve.adapt.mailbox import Mailbox, journal
 from serve.adapt.proposals import REPLICAS, Verdict
 from serve.adapt.replay import Mind
+from serve.adapt.rivals import Heard
 from serve.adapt.signals import Sample, Snapshot, carried, observe
 
 LEAST_TIMEOUT_S = 0.25  # of a poll; a busy machine needs more than a tick now and then
@@ -60,6 +63,7 @@ class Loop:
         self._experiment: Experiment | None = None
         self._why = "start"  # of the next `state` entry
         self._said: deque[str] = deque(maxlen=MOST_SAID)
+        self._heard: deque[Heard] = deque(maxlen=MOST_SAID)
 
     @property
     def envelope(self) -> dict[str, Any] | None:
@@ -68,6 +72,15 @@ class Loop:
     def say(self, words: str) -> None:
         """Put a sentence into the record at the next tick; from any thread."""
         self._said.append(words)
+
+    @property
+    def rollout(self) -> Course:
+        """How far a candidate has come."""
+        return self._mind.rollout if self._mind is not None else Course()
+
+    def hear(self, heard: Heard) -> None:
+        """Something about a rollout that was found out beside the loop; from any thread."""
+        self._heard.append(heard)
 
     def run(self) -> None:
         while True:
@@ -92,7 +105,8 @@ class Loop:
             self._obey(name, command, now)
         snapshot = self._observe(actual, now)
         self._adopt(snapshot)
-        snapshot = replace(snapshot, envelope=dict(self._mind.envelope) or None)
+        heard = self._heard.popleft() if self._heard else None
+        snapshot = replace(snapshot, envelope=dict(self._mind.envelope) or None, heard=heard)
         before = replace(self._mind, replicas=snapshot.target)
         self._checkpoint(before, now)
         done, mind = replay.ticked(before, snapshot, now)
@@ -164,7 +178,8 @@ class Loop:
         self._carry_out(verdicts, before, now)
         refused = [verdict.reason for verdict in verdicts if not verdict.accepted]
         self._mailbox.answer(name, {"done": not refused, "refused": refused, "paused": mind.guard.paused,
-                                    "pins": dict(mind.guard.pins), "envelope": mind.envelope})  # fmt: skip
+                                    "pins": dict(mind.guard.pins), "envelope": mind.envelope,
+                                    "rollout": told(mind.rollout, mind.state.bounds.rollout)})  # fmt: skip
 
     def _carry_out(self, verdicts: Sequence[Verdict], before: Mind, now: float) -> None:
         assert self._mind is not None
@@ -227,7 +242,7 @@ class Loop:
     def _fail(self, number: int, why: str, now: float) -> None:
         assert self._mind is not None
         _log.warning("action %d could not be applied: %s", number, why)
-        self._mind = replay.not_applied(self._mind, number, now)
+        self._mind = replay.not_applied(self._mind, number, now, why)
         self._write(replay.failed_entry(number, why, now))
 
     # What is written

@@ -22,6 +22,7 @@ FIELDS = (
     "admit",
     REPLICAS,
 )
+ROLLOUT_VERBS = ("canary", "promote", "rollback")
 Metric = Literal["running", "epoch", "utilisation", "late"]
 
 
@@ -95,9 +96,11 @@ class Outcome(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Command(Plain):
-    """A person's word. `pin` and `set` have `changes`, `unpin` has `fields` (all when empty), the others neither."""
+    """A person's word. `pin` and `set` have `changes`, `unpin` has `fields` (all when empty), `canary` and `promote`
+    say in `changes` which bundle and version, and of which order (promote may leave it to the one that is on its way);
+    the others have neither."""
 
-    verb: Literal["pause", "resume", "pin", "unpin", "set"]
+    verb: Literal["pause", "resume", "pin", "unpin", "set", "canary", "promote", "rollback"]
     who: str
     changes: dict[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ()

@@ -17,13 +17,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from serve.adapt import candidacy, rollout
 from serve.adapt.bounds import Bounds
-from serve.adapt.guard import Guard, enacted, failed, obey
+from serve.adapt.guard import ROLLOUT, Guard, enacted, failed, judge, obey
 from serve.adapt.journal import LOST, STATE, Entry
-from serve.adapt.proposals import Command, Verdict
+from serve.adapt.proposals import ROLLOUT_VERBS, Command, Expectation, Proposal, Verdict
 from serve.adapt.signals import Snapshot
 from serve.adapt.state import State
-from serve.adapt.step import Step, step
+from serve.adapt.step import Step, step, turned
 
 TICK, COMMAND, FAILED, APPLIED, NOTE = "tick", "command", "failed", "applied", "note"
 
@@ -36,6 +37,7 @@ class Mind:
     guard: Guard
     envelope: dict[str, Any] = field(default_factory=dict)
     replicas: int = 1
+    rollout: candidacy.State = field(default_factory=candidacy.State)
 
     @classmethod
     def fresh(cls, bounds: Bounds) -> Mind:
@@ -78,6 +80,7 @@ def state_entry(mind: Mind, at: float, why: str) -> Entry:
         "guard": mind.guard.to_json(),
         "envelope": mind.envelope,
         "replicas": mind.replicas,
+        "rollout": mind.rollout.to_json(),
     }
 
 
@@ -119,21 +122,37 @@ def note_entry(words: str, at: float) -> Entry:
 
 def ticked(mind: Mind, snapshot: Snapshot, now: float) -> tuple[Step, Mind]:
     """A tick, and the mind after it with what was accepted taken as applied."""
-    done = step(snapshot, mind.state, mind.guard, now)
+    done = step(snapshot, mind.state, mind.guard, now, mind.rollout)
     envelope, num_replicas = enacted(done.verdicts, mind.envelope, mind.replicas)
-    return done, Mind(done.state, done.guard, envelope, num_replicas)
+    return done, Mind(done.state, done.guard, envelope, num_replicas, done.rollout)
 
 
 def obeyed(mind: Mind, command: Command, now: float) -> tuple[list[Verdict], Mind]:
     """A person's word, and the mind after it."""
+    if command.verb in ROLLOUT_VERBS:
+        return _rolled(mind, command, now)
     verdicts, guard = obey(command, mind.guard, mind.state.bounds, mind.envelope, mind.replicas, now)
     envelope, num_replicas = enacted(verdicts, mind.envelope, mind.replicas)
-    return verdicts, Mind(mind.state, guard, envelope, num_replicas)
+    return verdicts, Mind(mind.state, guard, envelope, num_replicas, mind.rollout)
 
 
-def not_applied(mind: Mind, number: int, now: float) -> Mind:
+def _rolled(mind: Mind, command: Command, now: float) -> tuple[list[Verdict], Mind]:
+    bounds = mind.state.bounds
+    course, refusal = rollout.obeyed(mind.rollout, command, bounds.rollout, now)
+    if refusal:
+        asked = candidacy.held(mind.envelope)
+        cause, expected = f"{command.who} said {command.verb}", Expectation("epoch", ">=", 0.0, 0.0)
+        return [Verdict(Proposal(ROLLOUT, "envelope", asked, cause, expected, asked), False, refusal)], mind
+    verdicts, guard = judge(turned(course, bounds.rollout, mind.envelope), mind.guard, bounds, now)
+    envelope, num_replicas = enacted(verdicts, mind.envelope, mind.replicas)
+    return verdicts, Mind(mind.state, guard, envelope, num_replicas, course)
+
+
+def not_applied(mind: Mind, number: int, now: float, why: str = "") -> Mind:
     """Action `number` could not be applied; the caller knows what holds instead."""
-    return replace(mind, guard=failed(mind.guard, number, mind.state.bounds, now))
+    is_rollout = any(p.number == number and p.proposal.rule == ROLLOUT for p in mind.guard.pending)
+    course = rollout.failed(mind.rollout, why, now) if is_rollout else mind.rollout
+    return replace(mind, guard=failed(mind.guard, number, mind.state.bounds, now), rollout=course)
 
 
 # A whole journal
@@ -182,7 +201,7 @@ def _followed(mind: Mind | None, entry: Entry) -> Mind | None:
     if entry["kind"] == COMMAND:
         return obeyed(_told(mind, entry), Command.from_json(entry["command"]), entry["at"])[1]
     if entry["kind"] == FAILED:
-        return not_applied(mind, entry["number"], entry["at"])
+        return not_applied(mind, entry["number"], entry["at"], entry["why"])
     return mind
 
 
@@ -201,7 +220,7 @@ def _again(found: Replay, mind: Mind, entry: Entry, *, is_other: bool) -> Mind:
         verdicts, mind = obeyed(mind if is_other else _told(mind, entry), Command.from_json(entry["command"]), at)
         found.commands += 1
     elif kind == FAILED:
-        return mind if is_other else not_applied(mind, entry["number"], at)
+        return mind if is_other else not_applied(mind, entry["number"], at, entry["why"])
     else:
         return mind
     found.actions += sum(verdict.accepted for verdict in recorded)
@@ -219,14 +238,15 @@ def _compare_minds(found: Replay, entry: Entry, recorded: Mind, replayed: Mind |
     """A checkpoint must be what the lines before it come to; a start may be anything."""
     if replayed is None or entry.get("why") != "checkpoint":
         return
-    if (recorded.state, recorded.guard) != (replayed.state, replayed.guard):
-        differing = [name for name in ("state", "guard") if getattr(recorded, name) != getattr(replayed, name)]
+    parts = ("state", "guard", "rollout")
+    if differing := [name for name in parts if getattr(recorded, name) != getattr(replayed, name)]:
         found.differences.append(Difference(float(entry["at"]), f"the recorded {' and '.join(differing)}", "another"))
 
 
 def _mind(entry: Entry) -> Mind:
     state, guard = State.from_json(entry["state"]), Guard.from_json(entry["guard"])
-    return Mind(state, guard, dict(entry["envelope"] or {}), int(entry["replicas"]))
+    course = candidacy.State.from_json(entry.get("rollout") or {})
+    return Mind(state, guard, dict(entry["envelope"] or {}), int(entry["replicas"]), course)
 
 
 def _told(mind: Mind, entry: Mapping[str, Any]) -> Mind:

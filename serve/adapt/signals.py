@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from serve.adapt.plain import Plain
+from serve.adapt.rivals import Heard, Rivals, compared
 from serve.sketch import NUM_BUCKETS, Sketch
 
 REFUSALS = ("full", "overloaded", "hopeless", "late", "admission")
@@ -65,6 +66,7 @@ class Sample:
     oldest_s: float = 0.0
     actor_age_s: float = 0.0
     forward_s: float = 0.0
+    rivals: Mapping[str, Any] | None = None  # counts of each version, while there is a candidate beside it
 
     @classmethod
     def parse(cls, stats: Mapping[str, Any]) -> Sample:
@@ -95,6 +97,7 @@ class Sample:
                 float(waiting.get("oldest_s", 0.0)),
                 float(stats.get("actor_age_s") or 0.0),
                 float(stats.get("forward_s") or 0.0),
+                stats.get("rivals"),
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"no statistics of a replica: {error!r}") from error
@@ -171,6 +174,8 @@ class Snapshot(Plain):
     epochs: tuple[int, int] = (0, 0)  # least and largest that a replica holds
     version: int | None = None
     envelope: dict[str, Any] | None = None  # what the replicas were last told
+    rivals: Rivals | None = None  # what a candidate has shown
+    heard: Heard | None = None  # and what was found out beside the loop
 
     @property
     def share_in_time(self) -> float:
@@ -206,12 +211,13 @@ def observe(
     seconds = np.array([elapsed_s for _, elapsed_s in before])
     ended_rows = float(scalars[:, (_AT["answered_rows"], _AT["refused_rows"])].sum())
     workers = int((envelope or {}).get("concurrency") or concurrency)
+    ladder = _ladder(found, [old for old, _ in before], seconds, ended_rows)
     return Snapshot(
         now=now,
         interval_s=_short(float(np.median(seconds))),
         **_counted(scalars, seconds, workers),
         **_quantiles(found, [old for old, _ in before]),
-        **_ladder(found, [old for old, _ in before], seconds, ended_rows),
+        **ladder,
         waiting_rows=sum(s.waiting_rows for s in found),
         oldest_s=_short(max(s.oldest_s for s in found)),
         replicas=_troubled(found, scalars, seconds, workers),
@@ -220,6 +226,7 @@ def observe(
         target=target,
         epochs=(min(s.epoch for s in found), max(s.epoch for s in found)),
         envelope=told,
+        rivals=_rivals([(s.rivals, old.rivals) for s, (old, _) in zip(found, before, strict=True)], ladder),
     )
 
 
@@ -239,7 +246,12 @@ def _before(sample: Sample, last: Sample | None, now: float) -> tuple[Sample, fl
     if last is None and age_s > _OLD_S:
         return sample, 0.0
     nothing = {name: np.zeros_like(getattr(sample, name)) for name in ("counts", "buckets", "rungs")}
-    return replace(sample, **nothing), max(age_s, 0.0)
+    return replace(sample, rivals=None, **nothing), max(age_s, 0.0)
+
+
+def _rivals(pairs: Sequence[Any], ladder: Mapping[str, Any]) -> Rivals | None:
+    best: RungSeen | None = next(iter(ladder.get("rungs", ())), None)
+    return compared(pairs, ladder["version"], (best.fixed_s, best.per_row_s) if best else (0.0, 0.0))
 
 
 def _counted(scalars: np.ndarray, seconds: np.ndarray, workers: int) -> dict[str, Any]:

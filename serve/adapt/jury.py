@@ -1,0 +1,74 @@
+"""How often two versions were right in what they answered since a time, by the labels that can be believed.
+
+Knows the store, not what follows from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cluster import feedback, served
+from cluster.config import Labels
+from cluster.feedback import Rules
+from cluster.store import Store
+from ladder.bundle import Bundle, read_bundle
+from serve.adapt.sequential import Tally
+from tasks.task import Task, load_task
+
+MARGIN_NS = 60 * 10**9  # replicas write their rows down some time after the answer
+LEAST_RIGHT = 0.5  # of an answer that is partly right
+
+
+class Jury:
+    """Of one endpoint; call it from one thread."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._served, self._said = served.ledger(store, name), feedback.ledger(store, name)
+        self._seen: tuple[Any, ...] = ()
+        self._tally = Tally()
+        self._opened: dict[str, tuple[Bundle, Task]] = {}
+
+    def look(self, stable: tuple[str, int], candidate: tuple[str, int], since: float, rules: Labels) -> Tally:
+        """Labelled and wrong answers of each version, by bundle and number, since then (unix seconds): all of them.
+
+        Raises TrimtabError where the store cannot be read.
+        """
+        since_ns = int(since * 1e9)
+        parts = self._said.parts(since_ns), self._served.parts(since_ns), stable, candidate
+        if parts == self._seen:
+            return self._tally
+        labels = self._labels(since_ns, rules)
+        self._tally = Tally(*self._judged(*stable, labels), *self._judged(*candidate, labels))
+        self._opened = {key: self._opened[key] for key in (stable[0], candidate[0]) if key in self._opened}
+        self._seen = parts
+        return self._tally
+
+    def _labels(self, since_ns: int, rules: Labels) -> list[tuple[dict[str, Any], str]]:
+        """Answers given since then, with their labels."""
+        words = self._said.read(since_ns)
+        if not len(words):
+            return []
+        table = self._served.read(max(since_ns - MARGIN_NS, 0)).drop_columns(["input"])
+        rows = [row for row in table.to_pylist() if row["at_ns"] >= since_ns and row["outputs"] is not None]
+        answers = {(row["request_id"], row["row"]): row for row in rows}
+        found = feedback.believed(words.to_pylist(), answers, Rules(rules.agreement, rules.client_share)).labels
+        return [(answers[answer], label) for answer, label in found.items()]
+
+    def _judged(self, key: str, version: int, labels: list[tuple[dict[str, Any], str]]) -> tuple[int, int]:
+        mine = [(row["outputs"], label) for row, label in labels if row["version"] == version]
+        if not mine:
+            return 0, 0
+        if key not in self._opened:
+            bundle = read_bundle(self._store, key)
+            self._opened[key] = bundle, load_task(bundle.experiment, bundle.file)
+        bundle, task = self._opened[key]
+        known = {text: place for place, text in enumerate(bundle.encoding.labels)}
+        if known:
+            truth = np.array([known.get(label, -1) for _, label in mine], np.int64)
+        else:
+            truth = np.array([float(label) for _, label in mine], np.float32)
+        right = task.right(np.array([outputs for outputs, _ in mine], np.float32), truth)
+        return len(mine), int((np.asarray(right) < LEAST_RIGHT).sum())

@@ -1,0 +1,60 @@
+"""A person and the rollout of a version: begin one, promote it, take it back. What goes on by itself is the actor's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.config import Experiment
+from cluster.errors import NotFoundError, UserError
+from cluster.registry import ModelVersion
+from ladder.bundle import read_bundle
+from serve.adapt import replay
+from serve.adapt.candidacy import State
+from trimtab import adaptation
+from trimtab.workspace import Workspace
+
+
+def canary(experiment: Experiment, version: ModelVersion, workspace: Workspace) -> dict[str, Any]:
+    """Have the endpoint try a version beside the stable one.
+
+    Raises:
+        NotFoundError, DamagedError: a file of the version is gone or was altered; or nothing is adapted there.
+        UserError: the actor refuses, with its reason.
+        DeadlineError: no actor answers; the word waits for one.
+    """
+    return _said("canary", experiment, workspace, _whole(version, workspace))
+
+
+def promote(experiment: Experiment, version: ModelVersion | None, workspace: Workspace) -> dict[str, Any]:
+    """Have a version answer all requests, by default the one that is being tried. Raises as `canary`."""
+    return _said("promote", experiment, workspace, {} if version is None else _whole(version, workspace))
+
+
+def taken_back(experiment: Experiment, workspace: Workspace, *, dry_run: bool = False) -> dict[str, Any] | None:
+    """Take back the version that is being tried; None where none is. Raises as `canary`."""
+    running = _running(experiment, workspace)
+    if running is None:
+        return None
+    if dry_run:
+        return {"would take back": experiment.name, "version": running.version, "phase": running.phase}
+    return _said("rollback", experiment, workspace, {})
+
+
+def _running(experiment: Experiment, workspace: Workspace) -> State | None:
+    try:
+        mind = replay.recover(adaptation.recent(experiment, workspace))
+    except NotFoundError:
+        return None
+    return mind.rollout if mind is not None and mind.rollout.is_running else None
+
+
+def _whole(version: ModelVersion, workspace: Workspace) -> dict[str, Any]:
+    read_bundle(workspace.store, version.bundle).check()
+    return {"bundle": version.bundle, "version": version.version}
+
+
+def _said(verb: str, experiment: Experiment, workspace: Workspace, changes: dict[str, Any]) -> dict[str, Any]:
+    said = adaptation.send(verb, experiment, workspace, changes)
+    if said["refused"]:
+        raise UserError(verb, str(changes.get("version", "")), said["refused"][0], "see trimtab explain")
+    return {"endpoint": experiment.name, "rollout": said["rollout"]}
