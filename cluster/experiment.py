@@ -18,7 +18,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cluster.config import FORMS, Experiment
+from cluster.config import FORMS, Experiment, Retrain
 from cluster.errors import ConfigError
 
 MOST_NAME = 60  # characters of a key in a sentence
@@ -43,8 +43,17 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     model = experiment.model
     if model.weights and "://" not in model.weights:
         model = model.model_copy(update={"weights": str(Path(model.weights).expanduser().absolute())})
-    found = experiment.model_copy(update={"data": data, "model": model})
+    found = experiment.model_copy(update={"data": data, "model": model, "retrain": _watching(experiment.retrain)})
     return found if str(path) == "-" else found.lying_in(str(Path(path).expanduser().absolute().parent))
+
+
+def _watching(retrain: Retrain) -> Retrain:
+    """With the path that is watched for new files made absolute: an actor elsewhere watches it."""
+    trigger = retrain.triggers.data
+    if trigger is None or "://" in trigger.path:
+        return retrain
+    absolute = trigger.model_copy(update={"path": str(Path(trigger.path).expanduser().absolute())})
+    return retrain.model_copy(update={"triggers": retrain.triggers.model_copy(update={"data": absolute})})
 
 
 def parse(tree: object, overrides: Iterable[str] = ()) -> Experiment:

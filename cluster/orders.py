@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from cluster.store import Store
 
 Cause = Literal["schedule", "data", "drift", "feedback", "webhook", "person"]
 Fate = Literal["passed", "refused", "failed", "stopped"]
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Order:
     words: str
     at: float
     experiment: str
+    environment: dict[str, str] = field(default_factory=dict)  # what its job needs beside: the code of one's own task
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for another id: it becomes the name of a file and of a job."""
+        if not ID.fullmatch(self.id):
+            raise ValueError(f"{self.id!r} cannot be an order's id")
 
     @property
     def job_id(self) -> str:
@@ -47,6 +54,37 @@ class Result:
     figures: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Ask:
+    """Somebody's wish that a retraining be ordered when one may be; of a client of the endpoint."""
+
+    id: str
+    at: float  # unix seconds
+    words: str
+
+    def __post_init__(self) -> None:
+        """Raises ValueError as an order does."""
+        if not ID.fullmatch(self.id):
+            raise ValueError(f"{self.id!r} cannot be an order's id")
+
+
+def ask(store: Store, name: str, wish: Ask) -> None:
+    """Keep a wish until it is taken up; the same one again is the same. Raises StoreError."""
+    store.put(f"{_asks(name)}/{wish.id}.json", json.dumps(asdict(wish)).encode())
+
+
+def asked(store: Store, name: str) -> list[Ask]:
+    """The wishes that wait, the oldest first."""
+    files = store.names(_asks(name))
+    found = [wish for file in files if (wish := _read(store, f"{_asks(name)}/{file}", Ask)) is not None]
+    return sorted(found, key=lambda wish: (wish.at, wish.id))
+
+
+def taken_up(store: Store, name: str, wish: str) -> None:
+    """Remove it."""
+    store.remove(f"{_asks(name)}/{wish}.json")
+
+
 def place(store: Store, order: Order) -> bool:
     """Keep an order; False where one of its id is there already. Raises StoreError."""
     if store.get(_path(order.name, order.id)) is not None:
@@ -57,12 +95,18 @@ def place(store: Store, order: Order) -> bool:
 
 def orders(store: Store, name: str) -> list[Order]:
     """All of an endpoint, the oldest first; files that mean nothing are left out."""
-    found = []
-    for file in store.names(f"orders/{name}"):
-        stem, _, kind = file.partition(".")
-        if kind == "json" and (tree := _read(store, _path(name, stem))) is not None:
-            found.append(Order(**tree))
+    found = [order for stem in ids(store, name) if (order := order_of(store, name, stem)) is not None]
     return sorted(found, key=lambda order: (order.at, order.id))
+
+
+def ids(store: Store, name: str) -> list[str]:
+    """Of all orders of an endpoint."""
+    return [stem for stem, _, kind in (file.partition(".") for file in store.names(f"orders/{name}")) if kind == "json"]
+
+
+def order_of(store: Store, name: str, identifier: str) -> Order | None:
+    """None where there is none, or what is there means nothing."""
+    return _read(store, _path(name, identifier), Order)
 
 
 def finish(store: Store, order: Order, result: Result) -> None:
@@ -73,20 +117,22 @@ def finish(store: Store, order: Order, result: Result) -> None:
 
 def result_of(store: Store, order: Order) -> Result | None:
     """None while it waits or runs."""
-    tree = _read(store, _path(order.name, f"{order.id}.result"))
-    return None if tree is None else Result(**tree)
+    return _read(store, _path(order.name, f"{order.id}.result"), Result)
+
+
+def _asks(name: str) -> str:
+    return f"orders/{name}/asked"
 
 
 def _path(name: str, stem: str) -> str:
     return f"orders/{name}/{stem}.json"
 
 
-def _read(store: Store, path: str) -> dict[str, Any] | None:
+def _read(store: Store, path: str, kind: type[Kind]) -> Kind | None:
     data = store.get(path)
     if data is None:
         return None
     try:
-        found: dict[str, Any] = json.loads(data)
-    except ValueError:
+        return kind(**json.loads(data))
+    except (ValueError, TypeError):
         return None
-    return found

@@ -154,14 +154,15 @@ class Registry:
     def set_alias(self, model: str, alias: str, version: int) -> None:
         self._client().set_registered_model_alias(model, alias, str(version))
 
-    def set_stable(self, model: str, version: int) -> None:
-        """Make `version` the stable one; the one that was stays known as `previous`."""
+    def set_stable(self, model: str, version: int) -> bool:
+        """Make `version` the stable one; the one that was stays known as `previous`. False where it was already."""
         before = next((one for one in self.versions(model) if STABLE in one.aliases), None)
         if before is not None and before.version == version:
-            return
+            return False
         if before is not None:
             self.set_alias(model, PREVIOUS, before.version)
         self.set_alias(model, STABLE, version)
+        return True
 
     def _find(self, model: str, wanted: Any, words: str) -> ModelVersion:
         versions = self.versions(model)

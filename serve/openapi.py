@@ -55,6 +55,7 @@ def document(model: Model, prefix: str = "") -> dict[str, Any]:
             f"{base}/predict": {"post": _predict(model)},
             f"{base}/infer": {"post": _infer(spec)},
             f"{base}/feedback": {"post": _feedback()},
+            f"{base}/retrain": {"post": _retrain()},
             f"{base}/versions/{{version}}/infer": {"post": _infer(spec, _version())},
             base: {"get": _get("The model: versions, inputs, outputs, labels", "Metadata")},
             f"{base}/versions/{{version}}": {
@@ -152,6 +153,14 @@ def _feedback() -> dict[str, Any]:
         },
         "responses": {"202" if status == "200" else status: answer for status, answer in responses.items()},
     }
+
+
+def _retrain() -> dict[str, Any]:
+    answer = {"202": {"description": "kept: ordered when cooldown and budget allow it; 404 where the webhook is off"}}
+    errors = _responses(None, ("401", "403", "404", "429"))
+    errors.pop("200")
+    summary = "Ask for a retraining; the token's role is operate or more, and the body means nothing"
+    return {"summary": summary, "responses": answer | errors}
 
 
 def _get(summary: str, schema: str | None, *, is_open: bool = False) -> dict[str, Any]:

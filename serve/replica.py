@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from cluster import feedback, served
-from cluster.config import Serve
+from cluster.config import Adapt, Retrain, Serve
 from cluster.errors import TrimtabError, UserError, first_line
 from cluster.store import Store
 from ladder.bundle import read_bundle
@@ -24,6 +24,7 @@ from serve.core import Core
 from serve.counters import LagMeter
 from serve.envelope import Candidate, read
 from serve.feedback import Intake
+from serve.hook import Hook
 from serve.limits import limits_of
 from serve.model import Model
 from serve.recorder import Recorder
@@ -46,6 +47,7 @@ class Replica(Rpc):
         self._store = Store.open(store)
         intake = Intake(feedback.ledger(self._store, name))
         super().__init__(Core(name, Serve()), Tokens.read(os.environ.get(VARIABLE)), intake)
+        self._hook = Hook(self._store, name)
         self._core.recorder = Recorder(served.ledger(self._store, name), Serve().record)
         self._holds: tuple[str, int] | None = None
         self._latest = Serve()
@@ -67,6 +69,7 @@ class Replica(Rpc):
         serve = Serve.model_validate(user_config["serve"])
         wanted = (str(user_config["bundle"]), int(user_config["version"]))
         self._latest = serve
+        self._hook.closed = _why_closed(user_config)
         with contextlib.suppress(UserError):  # said in `_swap`, when the version that was meant is there
             self._core.configure(serve)
         if not self._core.is_ready:
@@ -196,8 +199,16 @@ class Replica(Rpc):
 
     def __serve_build_asgi_app__(self) -> Web:
         kind = "haproxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "proxy"
-        return Web(self._core, self._tokens, {"ingress": kind}, sends_request_id=False, intake=self._intake)
+        return Web(self._core, self._tokens, {"ingress": kind}, sends_request_id=False, intake=self._intake,
+                   hook=self._hook)  # fmt: skip
 
 
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, TrimtabError) else "the replica's log says why"
+
+
+def _why_closed(user_config: dict[str, Any]) -> str:
+    """Why nobody would take up a wish for a retraining; nothing where somebody does."""
+    if not Retrain.model_validate(user_config.get("retrain", {})).triggers.webhook:
+        return "retrain.triggers.webhook is off"
+    return "" if Adapt.model_validate(user_config.get("adapt", {})).enabled else "adapt.enabled is off"

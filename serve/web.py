@@ -21,6 +21,7 @@ from serve import bounds, feedback, openapi
 from serve.asks import decoded
 from serve.auth import Tokens
 from serve.core import VERSION, Core, refusal
+from serve.hook import Hook
 from serve.model import Answer, Meant, Model
 from serve.oip import bodies, tensors
 from tasks.task import Ask, Rejected
@@ -33,6 +34,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OPEN_PATHS = ("/ready", "/v2/health/live", "/v2/health/ready")
+ROLES = {"feedback": "feedback", "retrain": "operate"}  # that a path's last part asks for; others ask for `predict`
 MAX_OPTIONS = 16  # of a URL's query
 VERSION_BYTES = VERSION.encode()
 
@@ -80,7 +82,9 @@ class Web:
         *,
         sends_request_id: bool = True,
         intake: feedback.Intake | None = None,
+        hook: Hook | None = None,
     ) -> None:
+        self._hook = hook
         self._core, self._tokens, self._facts, self._intake = core, tokens, facts or {}, intake
         self._sends_request_id = sends_request_id
         self._version = metadata.version("trimtab")
@@ -100,7 +104,7 @@ class Web:
         try:
             _allow_only_bounded(request)
             if request.path not in OPEN_PATHS:
-                role = "feedback" if request.path.endswith("/feedback") else "predict"
+                role = ROLES.get(request.path.rstrip("/").rpartition("/")[2], "predict")
                 request.client = self._tokens.check(request.headers.get(b"authorization"), role)
             bound_s = bounds.time_s(request.header, self._core.serve.request_timeout)
             request.deadline = self._core.deadline(request.arrived, bound_s)
@@ -142,6 +146,9 @@ class Web:
         if verb == "feedback":
             _allow(request, "POST")
             return await self._feedback(request, self._core.model(name, version))
+        if verb == "retrain":
+            _allow(request, "POST")
+            return await self._retrain(request, self._core.model(name, version))
         if verb not in ("", "ready"):
             raise refusal(404, "path", request.path, "unknown path", "GET /docs lists the paths there are")
         _allow(request, "GET", "HEAD")
@@ -236,6 +243,13 @@ class Web:
         words = feedback.read(await self._body(request), model, request.client, time.time_ns())
         await self._intake.keep(words)
         return Reply({"accepted": len(words), "request_id": request.id}, 202)
+
+    async def _retrain(self, request: Request, model: Model) -> Reply:
+        if self._hook is None:
+            raise refusal(404, "path", request.path, "no retraining is ordered here", "ask a deployed endpoint")
+        await self._body(request)  # whatever a sender of webhooks puts there means nothing here
+        wish = await self._hook.ask(request.client, request.id)
+        return Reply({"model": model.bundle.name, "accepted": wish, "request_id": request.id}, 202)
 
     async def _body(self, request: Request) -> bytes:
         """The whole body. Raises RequestError 413 before reading what is declared too large, 400 when cut off."""

@@ -12,9 +12,10 @@ from tasks import task
 from trimtab.cli import app, kubernetes_app
 
 VERBS = [
-    "alerts", "canary", "deploy", "doctor", "down", "drift", "evaluate", "explain", "feedback", "init", "logs",
-    "models", "monitor", "pause", "pin", "plan", "predict", "preprocess", "promote", "replay", "resume", "rollback",
-    "run", "set_values", "status", "stop", "train", "tune", "unpin", "up", "validate", "watch",
+    "alerts", "canary", "deploy", "doctor", "down", "drift", "evaluate", "explain", "feedback", "history", "init",
+    "logs", "models", "monitor", "pause", "pin", "plan", "predict", "preprocess", "promote", "replay", "resume",
+    "retrain", "rollback", "run", "set_values", "status", "stop", "train", "tune", "unpin", "up", "validate",
+    "watch",
 ]  # fmt: skip
 SECTIONS = {
     "": [

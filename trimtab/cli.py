@@ -87,6 +87,9 @@ def run(
     kubernetes: Annotated[bool, typer.Option("--kubernetes", help="On Kubernetes, through KubeRay.")] = False,
     context: Annotated[str | None, typer.Option("--context", help="Of the kubeconfig; with --kubernetes.")] = None,
     overlay: Overlay = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Then stay, and say what the loop of feedback and retraining does.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -97,7 +100,12 @@ def run(
         screen = _workspace(as_json).screen
         on_kubernetes.run(experiments.load(file, overrides or ()), screen, context, overlay, dry_run)
         return
-    _run("deploy", file, overrides, _workspace(as_json, cluster, address, store), inline, dry_run)
+    workspace = _workspace(as_json, cluster, address, store)
+    _run("deploy", file, overrides, workspace, inline, dry_run)
+    if watch and not dry_run:
+        from trimtab import history as past
+
+        past.follow(experiments.load(file, overrides or ()), workspace)
 
 
 @app.command()
@@ -238,6 +246,47 @@ def promote(
     experiment, workspace = experiments.load(file), _workspace(as_json, store=store)
     found = workspace.registry.version(experiment.name, version) if version else None
     workspace.screen.record(rollout.promote(experiment, found, workspace))
+
+
+@app.command()
+def retrain(
+    file: File,
+    overrides: Set = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it has ended; exit code 3 when its gate refuses it.")
+    ] = False,
+    store: StoreAt = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Order a new training with what came back since; the endpoint goes on, and a gate judges what it makes."""
+    from trimtab import retrain as again
+
+    experiment, workspace = _checked(file, overrides), _workspace(as_json, store=store)
+    if dry_run:
+        workspace.screen.record(again.outlook(experiment, workspace))
+        return
+    made = again.order(experiment, workspace)
+    said: dict[str, object] = {"endpoint": made.name, "order": made.id, "job": made.job_id}
+    if wait:
+        with workspace.screen:
+            result = again.wait(made, workspace)
+        said |= {"fate": result.fate, "version": result.version, "words": result.words}
+    workspace.screen.record(said)
+
+
+@app.command()
+def history(
+    name: Annotated[str, typer.Argument(help="Of the model and the endpoint.")],
+    store: StoreAt = None,
+    as_json: Json = False,
+) -> None:
+    """Show the life of each version: ordered by what, trained on what, gate, rollout, fate; with --json all figures."""
+    from trimtab import history as past
+
+    workspace = _workspace(as_json, store=store)
+    found = past.lives(name, workspace)
+    workspace.screen.rows(found if as_json else past.table(found))
 
 
 @app.command()

@@ -6,10 +6,13 @@ Knows what a person needs; the protocol and Serve's REST are in `serve.deploy`.
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
+from cluster import history
 from cluster.config import Experiment
 from cluster.errors import GateError, UserError
 from cluster.registry import PREVIOUS, ModelVersion
@@ -23,7 +26,13 @@ from tasks.task import MEDIA_TYPES
 from trimtab.workspace import Workspace
 
 
-def deploy(experiment: Experiment, version: ModelVersion, workspace: Workspace, cluster: Session) -> str:
+def deploy(
+    experiment: Experiment,
+    version: ModelVersion,
+    workspace: Workspace,
+    cluster: Session,
+    event: history.Event = "deployed",
+) -> str:
     """Serve `version` with the experiment's serve and adapt sections; returns the endpoint's URL.
 
     Raises:
@@ -46,7 +55,10 @@ def deploy(experiment: Experiment, version: ModelVersion, workspace: Workspace, 
     made = deployment.deploy(
         cluster, served, version.version, on_word=lambda text: workspace.screen.word("deploy", text)
     )
-    workspace.registry.set_stable(version.name, version.version)
+    if workspace.registry.set_stable(version.name, version.version):
+        words = f"by {getpass.getuser()} at {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        row = history.row(event, time.time_ns(), version.version, words)
+        history.ledger(workspace.store, version.name).append([row])
     return made.url
 
 
@@ -58,7 +70,7 @@ def rollback(experiment: Experiment, workspace: Workspace, cluster: Session) -> 
         GateError: as `deploy`.
     """
     version = workspace.registry.version(experiment.name, PREVIOUS)
-    return version, deploy(experiment, version, workspace, cluster)
+    return version, deploy(experiment, version, workspace, cluster, "rolled back")
 
 
 def predict(experiment: Experiment, body: Path, cluster: Session) -> dict[str, Any]:

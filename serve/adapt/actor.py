@@ -18,10 +18,12 @@ from cluster.errors import ClusterError
 from cluster.metrics import Meter
 from cluster.session import Session
 from cluster.store import Store
-from serve.adapt.actuator import Actuator
+from serve.adapt.actuator import Actual, Actuator
 from serve.adapt.clerk import Clerk
+from serve.adapt.errands import RayErrands
+from serve.adapt.keeper import KEEP_EVERY_S, Keeper, Seen
 from serve.adapt.loop import Loop
-from serve.adapt.mailbox import place
+from serve.adapt.mailbox import Mailbox, place
 from serve.adapt.sentinel import LOOK_EVERY_S, Sentinel
 
 RETRY_S = 1.0
@@ -59,17 +61,22 @@ class Actor:
             _alone(lock, folder, log)
             actuator.start()
             ended = Event()
-            Thread(target=self._watch, args=(actuator, self._loop, ended, log), name="sentinel", daemon=True).start()
+            sentinel = Sentinel(self._store, self._name)
             clerk = Clerk(self._store, self._name, cluster, self._loop, actuator)
-            Thread(target=clerk.run, args=(ended,), name="clerk", daemon=True).start()
+            errands = RayErrands(cluster, self._store)
+            for name, body, arguments in (
+                ("sentinel", self._watch, (actuator, self._loop, sentinel, ended, log)),
+                ("keeper", self._keep, (actuator, self._loop, sentinel, errands, ended, log)),
+                ("clerk", clerk.run, (ended,)),
+            ):
+                Thread(target=body, args=arguments, name=name, daemon=True).start()
             try:
                 self._loop.run()
             finally:
                 ended.set()
                 actuator.close()
 
-    def _watch(self, actuator: Actuator, loop: Loop, ended: Event, log: logging.Logger) -> None:
-        sentinel = Sentinel(self._store, self._name)
+    def _watch(self, actuator: Actuator, loop: Loop, sentinel: Sentinel, ended: Event, log: logging.Logger) -> None:
         while not ended.wait(LOOK_EVERY_S):
             actual = actuator.actual
             try:
@@ -77,6 +84,25 @@ class Actor:
                     loop.say(words)
             except Exception as error:  # adaptation goes on without it
                 log.warning("the sample of answers could not be looked at: %s", error)
+
+    def _keep(
+        self, actuator: Actuator, loop: Loop, sentinel: Sentinel, errands: RayErrands, ended: Event, log: logging.Logger
+    ) -> None:
+        keeper: Keeper | None = None
+        while not ended.wait(KEEP_EVERY_S):
+            try:
+                if keeper is None:
+                    mailbox = Mailbox(place(self._store, self._name))
+                    keeper = Keeper(self._store, self._name, errands, mailbox, loop.say)
+                if (actual := actuator.actual) is not None:
+                    keeper.step(_seen(actual, loop.envelope, sentinel.drift_since), time.time())
+            except Exception as error:  # the next step does what this one did not
+                log.warning("retrainings could not be attended to: %s", error)
+
+
+def _seen(actual: Actual, envelope: dict[str, Any] | None, drift_since: float | None) -> Seen:
+    rolling = int(((envelope or {}).get("candidate") or {}).get("version", 0))
+    return Seen(actual.bundle, actual.version, actual.experiment, actual.environment, drift_since, rolling)
 
 
 def _cluster(dashboard: str) -> Session:

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.config import Experiment
@@ -33,6 +33,7 @@ class Actual:
     experiment: Experiment
     bundle: str = ""
     version: int = 0
+    environment: dict[str, str] = field(default_factory=dict)  # of replicas, beside the cluster's own
 
 
 class Actuator:
@@ -103,13 +104,16 @@ class Actuator:
         if not details or not details.get("deployed_app_config"):
             return
         seen = details["deployments"].get(self._deployment)
-        configured = next(d for d in details["deployed_app_config"]["deployments"] if d["name"] == self._deployment)
+        config = details["deployed_app_config"]
+        configured = next(d for d in config["deployments"] if d["name"] == self._deployment)
         if seen is None:
             return
         running = frozenset(replica["replica_id"] for replica in seen["replicas"] if replica["state"] == "RUNNING")
         told = configured["user_config"]
         bundle, version = str(told["bundle"]), int(told["version"])
-        self.actual = Actual(int(seen["target_num_replicas"]), running, self._read(told), bundle, version)
+        environment = dict((config.get("runtime_env") or {}).get("env_vars") or {})
+        target, experiment = int(seen["target_num_replicas"]), self._read(told)
+        self.actual = Actual(target, running, experiment, bundle, version, environment)
 
     def _read(self, user_config: Mapping[str, Any]) -> Experiment:
         """The experiment that made the version, served and adapted as was last said."""

@@ -37,9 +37,12 @@ class Mailbox:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "commands"
 
-    def send(self, command: Command) -> str:
-        """Returns the command's id. Raises UserError where the folder cannot be written."""
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    def send(self, command: Command, name: str = "") -> str:
+        """Returns the command's id: `name`, which makes it the same word when it is sent again, or a new one.
+
+        Raises UserError where the folder cannot be written.
+        """
+        name = name or f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         try:
             write_whole(self._folder / f"{name}.json", json.dumps(command.to_json()).encode())
         except OSError as error:

@@ -41,6 +41,8 @@ class Sentinel:
         self._seen_inputs: Verdict | None = None
         self._embed: Embedding | None = None
         self._surety: dict[str, Stream] = {}  # of each rung: they differ in it
+        self.drift_since: float | None = None  # unix seconds of the first answer that drifts; None without drift
+        self._before_ns = 0  # when the window before the last one begins
 
     def look(self, bundle: str, version: int) -> list[str]:
         """Sentences about what has changed since the last look. Raises TrimtabError when the store cannot be read."""
@@ -60,6 +62,11 @@ class Sentinel:
                 continue
             before, self._verdict = self._verdict, drift.follow(self._verdict, findings)
             words += _said(before, self._verdict, f"the answers of version {version}")
+            if not self._verdict.drift:
+                self.drift_since = None
+            elif self.drift_since is None:
+                self.drift_since = (self._before_ns or part[0]["at_ns"]) / 1e9  # two windows in a row are drift
+            self._before_ns = part[0]["at_ns"]
         return words + self._inputs(latest, version)
 
     def _inputs(self, rows: Sequence[dict[str, Any]], version: int) -> list[str]:
@@ -75,6 +82,7 @@ class Sentinel:
         read = read_bundle(self._store, bundle)
         self._known, self._embed, self._seen_inputs = reference_of(read), embedding_of(read), None
         self._of, self._waiting, self._verdict = (bundle, version), [], None
+        self.drift_since, self._before_ns = None, 0
         self._surety = {}
 
     def _creeping(self, rows: Sequence[dict[str, Any]], version: int) -> list[str]:

@@ -357,3 +357,22 @@ def test_a_forward_pass_that_hangs_is_seen_and_makes_the_replica_unhealthy(
     early, later = asyncio.run(hang())
 
     assert 0 < early < later
+
+
+@pytest.mark.parametrize(
+    ("sections", "closed"),
+    [
+        pytest.param({}, "retrain.triggers.webhook is off", id="not asked for"),
+        pytest.param({"retrain": {"triggers": {"webhook": True}}}, "", id="open"),
+        pytest.param(
+            {"retrain": {"triggers": {"webhook": True}}, "adapt": {"enabled": False}}, "adapt.enabled is off",
+            id="no actor",
+        ),
+    ],
+)  # fmt: skip
+def test_the_webhook_follows_the_settings_that_came_last(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store, sections: dict[str, Any], closed: str
+) -> None:
+    asyncio.run(replica.reconfigure(config(make_bundle(store).key, 1) | sections))
+
+    assert replica._hook.closed == closed

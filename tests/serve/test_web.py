@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster import feedback as words
+from cluster import orders
 from cluster.config import Serve
 from cluster.store import Store
 from ladder.bundle import Bundle
@@ -26,6 +27,7 @@ from serve.auth import Tokens
 from serve.core import Core
 from serve.envelope import Candidate, LiveEnvelope
 from serve.feedback import Intake
+from serve.hook import Hook
 from serve.model import Model
 from serve.web import Web
 
@@ -785,6 +787,54 @@ def test_feedback_needs_a_role(core: Core, store: Store) -> None:
 
 def test_feedback_is_refused_where_it_would_be_lost(web: Web) -> None:
     assert asyncio.run(_post(web, {"request_id": "a", "rating": 1}, "secret")).status_code == 404
+
+
+# The webhook
+
+
+@pytest.fixture
+def hook(store: Store) -> Hook:
+    made = Hook(store, "shades")
+    made.closed = ""
+    return made
+
+
+def test_a_retraining_is_asked_for_by_a_token_that_may(core: Core, store: Store, hook: Hook) -> None:
+    web = Web(core, Tokens(["judge feedback", "boss operate"]), hook=hook)
+
+    answers = [asyncio.run(_wish(web, token, path)) for token in ("judge", "boss") for path in ("retrain", "retrain/")]
+
+    assert [answer.status_code for answer in answers] == [403, 403, 202, 202]
+    assert answers[0].json()["error"] == (
+        "authorization: this token's role is feedback; send one whose role is at least operate"
+    )
+    accepted = {answer.json()["accepted"] for answer in answers[2:]}  # the same request id: the same wish
+    assert {wish.id for wish in orders.asked(store, "shades")} == accepted
+    assert len(accepted) == 1
+
+
+def test_a_weaker_token_does_not_pass_by_another_spelling_of_the_path(core: Core, store: Store) -> None:
+    web = Web(core, Tokens(["reader predict"]), intake=Intake(words.ledger(store, "shades")))
+
+    for path in ("feedback", "feedback/", "feedback//"):
+        assert asyncio.run(_wish(web, "reader", path)).status_code == 403
+
+
+@pytest.mark.parametrize("closed", ["retrain.triggers.webhook is off", "adapt.enabled is off"])
+def test_a_wish_that_nobody_would_take_up_is_refused(core: Core, store: Store, hook: Hook, closed: str) -> None:
+    hook.closed = closed
+    web = Web(core, Tokens(["secret"]), hook=hook)
+
+    answer = asyncio.run(_wish(web, "secret"))
+
+    assert (answer.status_code, closed in answer.json()["error"]) == (404, True)
+    assert orders.asked(store, "shades") == []
+
+
+async def _wish(web: Web, token: str, path: str = "retrain") -> httpx.Response:
+    headers = {"authorization": f"Bearer {token}", "x-request-id": "mine"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(web), base_url="http://endpoint") as client:
+        return await client.post(f"{MODEL}/{path}", content=b"whatever a sender puts there", headers=headers)
 
 
 async def _post(web: Web, tree: dict[str, Any], token: str) -> httpx.Response:

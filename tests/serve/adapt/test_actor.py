@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import httpx
 import psutil
 import pytest
 
+from cluster import history, orders
+from cluster.config import Retrain
 from cluster.session import Session, rest
 from cluster.store import Store
 from ladder.bundle import Bundle
@@ -36,7 +39,9 @@ Make = Callable[..., Bundle]
 def two(make_bundle: Make, cluster: Session, slow_onnx: bytes, onnx: bytes) -> Bundle:
     rungs = {"onnx-fp32": (0.95, slow_onnx), "student-fp32": (0.9, onnx)}
     bounds = {"min": 1, "max": 2}
-    return make_bundle(Store.open(cluster.store), 1, name=NAME, rungs=rungs, route=ROUTE, replicas=bounds)
+    made = make_bundle(Store.open(cluster.store), 1, name=NAME, rungs=rungs, route=ROUTE, replicas=bounds)
+    asked = Retrain.model_validate({"triggers": {"webhook": True}})
+    return replace(made, experiment=made.experiment.model_copy(update={"retrain": asked}))
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +266,23 @@ def test_another_version_keeps_the_number_of_replicas(
 
 def test_the_dashboard_of_a_cluster_that_others_started_is_looked_for_beside_its_gcs(ray_cluster: Session) -> None:
     assert beside_gcs() == f"http://{ray_cluster.address.rpartition(':')[0]}:8265"
+
+
+def test_what_a_client_asks_for_becomes_a_job_and_its_end_is_in_the_history(
+    cluster: Session, endpoint: Endpoint, folder: Path
+) -> None:
+    """The version was made here without a dataset, so there is nothing to train on: the job ends at once."""
+    store, headers = Store.open(cluster.store), {"authorization": f"Bearer {cluster.api_token}"}
+
+    answer = httpx.post(f"{endpoint.url}/retrain", headers=headers, timeout=30.0, trust_env=False)
+    (order,) = _until(lambda: orders.orders(store, NAME))
+    result = _until(lambda: orders.result_of(store, order), 240.0)
+
+    assert (answer.status_code, order.cause, order.id) == (202, "webhook", f"webhook-{answer.json()['accepted']}")
+    assert result.fate == "failed"
+    rows = history.ledger(store, NAME).read().to_pylist()
+    events = [row["event"] for row in rows if row["order"] == order.id]
+    assert (events[0], events[-1]) == ("ordered", "failed")
+    notes = [entry["words"] for entry in read_last(mailbox.journal(folder)).entries if entry["kind"] == "note"]
+    assert any(words.startswith("a retraining is ordered by webhook: asked for by client") for words in notes)
+    assert orders.asked(store, NAME) == []

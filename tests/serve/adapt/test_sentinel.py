@@ -66,7 +66,7 @@ def test_drift_is_said_once_when_it_begins_and_once_when_it_ends(store: Store, b
     write(150, 1.0)
     first = of_windows(sentinel.look(bundle, 1))  # one window of it alone proves nothing
     write(350, 1.0)
-    begun = of_windows(sentinel.look(bundle, 1))
+    begun, since = of_windows(sentinel.look(bundle, 1)), sentinel.drift_since
     write(300, 4.0)
     ended = of_windows(sentinel.look(bundle, 1))
 
@@ -74,7 +74,9 @@ def test_drift_is_said_once_when_it_begins_and_once_when_it_ends(store: Store, b
     assert len(begun) == 1
     assert "the answers of version 1 drift, severity" in begun[0]
     assert "Kolmogorov-Smirnov" in begun[0]
+    assert since == pytest.approx(1e9 + 300 * 1e-3, abs=1e-6)  # with the first window that alarmed
     assert ended == ["the answers of version 1 drift no more"]
+    assert sentinel.drift_since is None
     assert sentinel.look(bundle, 1) == []
 
 
