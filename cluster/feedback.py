@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -20,6 +20,7 @@ from cluster.store import Store
 
 Kind = Literal["label", "rating", "outcome"]
 KINDS: tuple[Kind, ...] = ("label", "rating", "outcome")
+TRUSTED = ("operate", "admin")  # roles of tokens whose word needs nobody else's
 SCHEMA = pa.schema(
     {
         "id": pa.string(),  # the same for the same word of the same client
@@ -29,6 +30,7 @@ SCHEMA = pa.schema(
         "value": pa.string(),
         "client": pa.string(),
         "received_ns": pa.int64(),
+        "role": pa.string(),  # of the client's token; null where it is not known
     }
 )
 
@@ -38,11 +40,13 @@ def ledger(store: Store, name: str) -> Ledger:
     return Ledger(store, f"feedback/{name}", SCHEMA)
 
 
-def word(request_id: str, row: int, kind: Kind, value: str, client: str, received_ns: int) -> dict[str, Any]:
+def word(
+    request_id: str, row: int, kind: Kind, value: str, client: str, received_ns: int, role: str | None = None
+) -> dict[str, Any]:
     """A row of the ledger."""
     said = "\0".join((request_id, str(row), kind, value, client))
     identifier = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    values = (identifier, request_id, row, kind, value, client, received_ns)
+    values = (identifier, request_id, row, kind, value, client, received_ns, role)
     return dict(zip(SCHEMA.names, values, strict=True))
 
 
@@ -67,37 +71,52 @@ def believed(rows: Iterable[Mapping[str, Any]], known: Iterable[tuple[str, int]]
     """The labels that can be believed; `known` are the answers there have been, None where that does not matter.
 
     1. Of one client about one answer the latest word counts.
-    2. Most voices win; where two labels have as many, none does.
-    3. With fewer than `agreement` voices a label waits.
-    4. Labels that rest on a single client are at most `client_share` of all: those that go beyond it, in the order of
-       a hash that nobody can steer, are left out, so that a flood of one client's labels does not become the data.
+    2. Where someone whose token is for operating has spoken (TRUSTED), the others' voices do not count.
+    3. Most voices win; where two labels have as many, none does.
+    4. With fewer than `agreement` voices a label waits, but not a trusted one.
+    5. Labels that rest on a single client, who is not trusted, are at most `client_share` of all: those that go beyond
+       it, in the order of a hash that nobody can steer, are left out, so that a flood of one client's labels does not
+       become the data.
     """
-    latest: dict[tuple[str, int], dict[str, tuple[int, str]]] = defaultdict(dict)
-    for row in rows:
-        if row["kind"] != "label":
-            continue
-        said, at = latest[row["request_id"], row["row"]], row["received_ns"]
-        if at >= said.get(row["client"], (at, ""))[0]:
-            said[row["client"]] = (at, row["value"])
     answers = None if known is None else set(known)
     found, alone = dict[tuple[str, int], str](), dict[tuple[str, int], str]()
     waiting = conflicting = unknown = 0
-    for answer, said in latest.items():
+    for answer, said in _latest(rows).items():
         if answers is not None and answer not in answers:
             unknown += 1
             continue
-        (label, voices), *others = Counter(value for _, value in said.values()).most_common(2)
+        trusted = {client: word for client, word in said.items() if word.trusted}
+        (label, voices), *others = Counter(word.value for word in (trusted or said).values()).most_common(2)
         if others and others[0][1] == voices:
             conflicting += 1
-        elif voices < rules.agreement:
+        elif voices < rules.agreement and not trusted:
             waiting += 1
         else:
             found[answer] = label
-            if len(said) == 1:
+            if len(said) == 1 and not trusted:
                 alone[answer] = next(iter(said))
     over = _over_share(alone, len(found), rules.client_share)
     kept = {answer: label for answer, label in found.items() if answer not in over}
     return Believed(kept, waiting, conflicting, len(over), unknown)
+
+
+class _Word(NamedTuple):
+    at_ns: int
+    value: str
+    trusted: bool
+
+
+def _latest(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], dict[str, _Word]]:
+    """By answer and client the last label that was said."""
+    latest: dict[tuple[str, int], dict[str, _Word]] = defaultdict(dict)
+    for row in rows:
+        if row["kind"] != "label":
+            continue
+        said, at_ns = latest[row["request_id"], row["row"]], row["received_ns"]
+        before = said.get(row["client"])
+        if before is None or at_ns >= before.at_ns:
+            said[row["client"]] = _Word(at_ns, row["value"], row.get("role") in TRUSTED)
+    return latest
 
 
 def _over_share(alone: Mapping[tuple[str, int], str], num_all: int, share: float) -> set[tuple[str, int]]:

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BUNDLE_TAG, RUN_TAG, PARENT_TAG = "trimtab.bundle", "trimtab.run", "mlflow.parentRunId"
+REFUSED_TAG = "trimtab.refused"
 STABLE, PREVIOUS = "stable", "previous"  # aliases
 MOST_METRICS = 1000  # that MLflow takes in one batch
+MOST_TAG = 2000  # characters of a tag's value
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ModelVersion:
     metrics: dict[str, float]
     aliases: tuple[str, ...]
     created_at: float  # seconds since the epoch
+    refused: str = ""  # why it may answer nobody, if so
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,9 @@ class Registry:
         return self.version(model, str(made.version))
 
     def version(self, model: str, reference: str = "latest") -> ModelVersion:
-        """By number, by alias, or `latest`. Raises NotFoundError naming what there is."""
+        """By number, alias, or `latest`: the newest that was not refused. Raises NotFoundError naming what there is."""
         if reference == "latest":
-            return self._find(model, lambda _: True, "a version")
+            return self._find(model, lambda version: not version.refused, "version that was not refused")
         number = reference.removeprefix("v")
         if number.isdigit():
             return self._find(model, lambda version: version.version == int(number), f"version {number}")
@@ -150,6 +153,10 @@ class Registry:
 
     def models(self) -> list[str]:
         return sorted(model.name for model in self._client().search_registered_models())
+
+    def refuse(self, model: str, version: int, reason: str) -> None:
+        """Note why a version may answer nobody; it stays, to be looked at."""
+        self._client().set_model_version_tag(model, str(version), REFUSED_TAG, reason[:MOST_TAG])
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         self._client().set_registered_model_alias(model, alias, str(version))
@@ -207,6 +214,7 @@ def _model_version(item: Any, aliases: list[str]) -> ModelVersion:
         metrics=metrics,
         aliases=tuple(sorted(aliases)),
         created_at=item.creation_timestamp / 1000,
+        refused=item.tags.get(REFUSED_TAG, ""),
     )
 
 

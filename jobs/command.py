@@ -37,6 +37,7 @@ class Context:
     keys: Keys  # of the results this step makes or reads
     inline: bool = False  # in the process of whoever asked, who would rather not wait for others to start
     asked_at: float | None = None  # seconds since 1970
+    order: str = ""  # id of the order for a retraining, which finds keys of its own
 
     @cached_property
     def registry(self) -> Registry:
@@ -52,11 +53,13 @@ def main(step: str, body: Step, argv: Sequence[str] | None = None, module: str =
     started, started_at = time.monotonic(), time.time()
     try:
         experiment = experiments.load(arguments.experiment, arguments.set)
-        found = Keys.given(arguments.keys) if arguments.keys else keys.of(experiment)
+        found = _keys(arguments, experiment)
         session.connect()
         store = Store.open(arguments.store or default_store())
         asked_at = float(os.environ.get(experiments.ASKED_AT) or started_at)
-        context = Context(experiment, store, progress.Progress(step), found, arguments.inline, asked_at)
+        context = Context(
+            experiment, store, progress.Progress(step), found, arguments.inline, asked_at, arguments.order
+        )
         figures = body(context)
     except TrimtabError as error:
         progress.error(error)
@@ -71,6 +74,13 @@ def main(step: str, body: Step, argv: Sequence[str] | None = None, module: str =
     return 0
 
 
+def _keys(arguments: argparse.Namespace, experiment: Experiment) -> Keys:
+    """What an order's job makes depends on more than the experiment, and also that its data are gone is its result."""
+    if arguments.keys:
+        return Keys.given(arguments.keys)
+    return Keys("", "", "") if arguments.order else keys.of(experiment)
+
+
 def _arguments(step: str, argv: Sequence[str] | None, module: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=f"The {step} step of an experiment.")
     parser.add_argument("experiment", help=f"experiment file, or - for the JSON in {experiments.ENVIRONMENT}")
@@ -78,5 +88,6 @@ def _arguments(step: str, argv: Sequence[str] | None, module: str) -> argparse.N
     parser.add_argument("--store", help="folder or URI (TRIMTAB_STORE)")
     what = "keys of dataset, run, bundle and search, if any, when they were planned elsewhere"
     parser.add_argument("--keys", nargs="+", metavar="KEY", help=what)
+    parser.add_argument("--order", default="", metavar="ID", help="of the retraining to do")
     parser.add_argument("--inline", action="store_true", help="train in this process where one worker is enough")
     return parser.parse_args(argv if argv is not None else sys.argv[1:])

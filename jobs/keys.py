@@ -40,6 +40,7 @@ TRAIN_CODE = (
     "jobs.precision",
     "jobs.ranks",
     "jobs.pace",
+    "jobs.warm",
     "jobs.checkpoint",
     "tasks.forward",
 )
@@ -88,14 +89,28 @@ def of(experiment: Experiment) -> Keys:
     text = experiment.text.max_tokens, experiment.text.max_chars, experiment.answers.out_of_scope_label
     data = experiment.data, text, experiment.seed, experiment.task, sources.fingerprint(experiment)
     dataset = fingerprint(*data, code["dataset"])
-    own = experiment.train, experiment.model, experiment.text, weights.fingerprint(experiment.model)
-    run = fingerprint(*own, experiment.seed, experiment.task, dataset, code["run"])
+    run = _run(experiment, dataset, code["run"])
     search = _search(experiment, run)
     run = fingerprint(run, search) if search else run
+    return Keys(dataset, run, _bundle(experiment, run, code["bundle"]), search)
+
+
+def of_retraining(experiment: Experiment, dataset: str, stable: str) -> Keys:
+    """Of a training on another dataset than the experiment's, that begins with the weights of the bundle `stable`."""
+    code = {part: code_version(experiment, *_CODE[part]) for part in ("run", "bundle")}
+    run = fingerprint(_run(experiment, dataset, code["run"]), stable)
+    return Keys(dataset, run, _bundle(experiment, run, code["bundle"]))
+
+
+def _run(experiment: Experiment, dataset: str, code: str) -> str:
+    own = experiment.train, experiment.model, experiment.text, weights.fingerprint(experiment.model)
+    return fingerprint(*own, experiment.seed, experiment.task, dataset, code)
+
+
+def _bundle(experiment: Experiment, run: str, code: str) -> str:
     # Of a task of one's own nothing is asked here: its module may load anything, and a plan is made in no time.
     beside = None if ":" in experiment.task else load_task(experiment).inspect()
-    bundle = experiment.name, experiment.ladder, run, code["bundle"], *([] if beside is None else [beside])
-    return Keys(dataset, run, fingerprint(*bundle), search)
+    return fingerprint(experiment.name, experiment.ladder, run, code, *([] if beside is None else [beside]))
 
 
 def _search(experiment: Experiment, untuned_run: str) -> str:

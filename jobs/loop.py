@@ -34,6 +34,7 @@ from jobs.pace import Leg, Position, straggler
 from jobs.precision import uses_bf16
 from jobs.ranks import Ranks
 from jobs.schedule import rates
+from jobs.warm import AT_FIRST, Beginning, begin, give_way
 from tasks.dataset import Dataset, read_dataset
 from tasks.task import load_task, trimmed
 
@@ -48,6 +49,7 @@ class Work:
     stream: bool  # rows come through Ray Data because they do not fit in memory
     board: Any  # handle of the actor that shows the driver how far rank 0 is
     asked_at: float | None = None  # seconds since 1970 when somebody asked for this training
+    beginning: Beginning = AT_FIRST
 
 
 def loop(config: dict[str, Work]) -> dict[str, str]:
@@ -55,6 +57,7 @@ def loop(config: dict[str, Work]) -> dict[str, str]:
 
     A loss that is not finite is returned, not raised: raised, it would be retried like a crash and come again.
     """
+    give_way(config["work"].beginning.niceness)
     return {"failure": run_epochs(Trainer(config["work"]))}
 
 
@@ -96,6 +99,8 @@ class Trainer:
             body, network = frozen
             self.feed.put_through(body.to(self.device), uses_bf16(self.recipe.precision, self.device))
         self._is_whole = frozen is None  # else rows are what the body has said
+        if work.beginning.bundle:
+            begin(network, work.store, work.beginning.bundle)
         model = self._wrapped(network)
         self.network: torch.nn.Module = getattr(model, "module", model)  # without DDP's wrapper
         groups = self.task.parameter_groups(self.network, self.recipe)

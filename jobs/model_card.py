@@ -106,6 +106,18 @@ def _data(experiment: Experiment, dataset: Dataset) -> str:
         f"{rejected:,} rejected{f' ({reasons})' if reasons else ''}; {counts}. "
         f"Rows are {dataset.encoding.dtype} {shape} with {len(dataset.encoding.labels) or 'values instead of'} labels. "
         "The statistics for normalising come from the training rows alone."
+        f"{_feedback(dataset.lineage)}"
+    )
+
+
+def _feedback(lineage: dict[str, Any]) -> str:
+    if not lineage:
+        return ""
+    repeats = f", each {lineage['repeats']} times" if lineage["repeats"] > 1 else ""
+    return (
+        f" Among the rows are {lineage['learnt']:,} that were labelled by feedback{repeats}; "
+        f"{lineage['held_out']:,} more were held out. Retrained after version {lineage['stable_version']} by order "
+        f"`{lineage['order']}`, on the rows of dataset `{lineage['base']}`."
     )
 
 

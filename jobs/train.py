@@ -26,6 +26,7 @@ from cluster.store import Store
 from jobs import checkpoint
 from jobs.checkpoint import Course
 from jobs.follower import Board, Follower, RunLog
+from jobs.warm import AT_FIRST, Beginning
 from tasks.dataset import Dataset, read_dataset
 from tasks.task import load_task
 
@@ -59,13 +60,15 @@ def run(
     *,
     inline: bool = False,
     asked_at: float | None = None,
+    beginning: Beginning = AT_FIRST,
 ) -> dict[str, Any]:
     """Train and publish `runs/<key>`; returns its figures. Does nothing but that when it is published already.
 
     Larger datasets than `max_memory_bytes` (default: a quarter of the free memory) are streamed. `origin` says
     where the settings come from (a search and its trial); the run's manifest and its tags keep it. `inline` trains
     in this process, without Ray Train, where one worker and rows in memory allow it. `asked_at` is when somebody
-    asked for the training, in seconds since 1970; the first step is told as seconds after it.
+    asked for the training, in seconds since 1970; the first step is told as seconds after it. `beginning` says with
+    which weights it begins.
 
     Raises:
         ConfigError: more workers or GPUs asked for than the cluster has, or a task of one's own does not do its part.
@@ -84,8 +87,8 @@ def run(
 
     def fit(follower: Follower) -> tuple[Course, str]:
         if inline and experiment.train.workers == 1 and not must_stream(dataset, 1, max_memory_bytes):
-            return _fit_here(experiment, store, dataset, key, follower, asked_at)
-        return _fit(experiment, store, dataset, key, follower, max_memory_bytes, asked_at)
+            return _fit_here(experiment, store, dataset, key, follower, asked_at, beginning)
+        return _fit(experiment, store, dataset, key, follower, max_memory_bytes, asked_at, beginning)
 
     figures = _recorded(experiment, store, dataset, key, progress, registry, origin, fit)
     checkpoint.discard(store, key)
@@ -164,6 +167,7 @@ def _fit(
     follower: Follower,
     max_bytes: int | None,
     asked_at: float | None = None,
+    beginning: Beginning = AT_FIRST,
 ) -> tuple[Course, str]:
     """Run Ray Train to its end; the course of the last checkpoint, and whether rows came by `memory` or `stream`."""
     import ray
@@ -173,7 +177,7 @@ def _fit(
     stream = must_stream(dataset, recipe.max_workers, max_bytes)
     board = ray.remote(num_cpus=0)(Board).remote()
     needed = resources(experiment, ray.cluster_resources())
-    more = {"stream": stream, "board": board, "needed": needed, "asked_at": asked_at}
+    more = {"stream": stream, "board": board, "needed": needed, "asked_at": asked_at, "beginning": beginning}
     trainer = ray_trainer(experiment, store, dataset, key, **more)
     try:
         with follower.watch(board):
@@ -189,13 +193,19 @@ def _fit(
 
 
 def _fit_here(
-    experiment: Experiment, store: Store, dataset: Dataset, key: str, follower: Follower, asked_at: float | None
+    experiment: Experiment,
+    store: Store,
+    dataset: Dataset,
+    key: str,
+    follower: Follower,
+    asked_at: float | None,
+    beginning: Beginning,
 ) -> tuple[Course, str]:
     """The same in this process, as the only rank."""
     from jobs import alone
     from jobs.loop import Work
 
-    work = Work(experiment, store, dataset.key, stream=False, board=None, asked_at=asked_at)
+    work = Work(experiment, store, dataset.key, stream=False, board=None, asked_at=asked_at, beginning=beginning)
     course, failure = alone.train(work, key, follower)
     if failure:
         raise _failed(failure, store, key, kept=bool(course.history))
@@ -221,6 +231,7 @@ def ray_trainer(
     needed: dict[str, Any],
     callbacks: Sequence[Any] = (),
     asked_at: float | None = None,
+    beginning: Beginning = AT_FIRST,
 ) -> Any:
     """Ray Train's trainer, not started; `needed` is what `resources` says, `callbacks` are told of each epoch.
 
@@ -236,7 +247,7 @@ def ray_trainer(
         dataset = dataset.learning_from_validation()
     return TorchTrainer(
         loop,
-        train_loop_config={"work": Work(experiment, store, dataset.key, stream, board, asked_at)},
+        train_loop_config={"work": Work(experiment, store, dataset.key, stream, board, asked_at, beginning)},
         torch_config=TorchConfig(timeout_s=max(1, round(recipe.collective_timeout))),
         scaling_config=ScalingConfig(
             num_workers=recipe.workers if isinstance(recipe.workers, int) else (recipe.min_workers, recipe.max_workers),

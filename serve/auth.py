@@ -110,8 +110,16 @@ class Tokens:
 
         From its token alone, so that it outlives a change of the other tokens.
         """
-        found = next((client for client in self._clients if client.name == name), None)
+        found = self._named(name)
         return found.secret if found else b""
+
+    def role(self, name: str) -> str:
+        """Of the client that `check` has named; empty where none is."""
+        found = self._named(name)
+        return found.role if found else ""
+
+    def _named(self, name: str) -> _Client | None:
+        return next((client for client in self._clients if client.name == name), None)
 
     def _known(self, header: bytes | None) -> _Client:
         scheme, _, token = (header or b"").partition(b" ")

@@ -31,8 +31,9 @@ from cluster.session import APPLICATIONS, Session, rest
 from ladder.bundle import Bundle
 from ladder.choose import Rung
 from ladder.latency import Latency
+from ladder.opening import executable
 from serve.adapt.bounds import TODAY, impossible
-from serve.ladder import check_served, executable
+from serve.ladder import check_served
 from tasks import own
 from tasks.task import code_version
 
@@ -54,6 +55,7 @@ SERVING_CODE = (
     "ladder.bundle",
     "ladder.choose",
     "ladder.latency",
+    "ladder.opening",
     "ladder.profile",
     "ladder.reference",
     "ladder.variants",

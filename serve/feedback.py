@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from cluster import feedback
@@ -24,7 +25,16 @@ MAX_TEXT = 256  # characters of an id or a value
 _log = logging.getLogger(__name__)
 
 
-def read(body: bytes, model: Model, client: str, received_ns: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Said:
+    """Who speaks: the client's name, the role of its token, and when, in unix nanoseconds."""
+
+    client: str
+    role: str
+    at_ns: int
+
+
+def read(body: bytes, model: Model, by: Said) -> list[dict[str, Any]]:
     """Rows for the ledger from `{"request_id": ..., "label": ...}` or `{"feedback": [such, ...]}`.
 
     A word has a `label` of the model (or a number where it predicts numbers), a `rating` from 0 to 1, or an `outcome`
@@ -34,21 +44,21 @@ def read(body: bytes, model: Model, client: str, received_ns: int) -> list[dict[
     """
     tree = parse_json(body)
     if "feedback" not in tree:
-        return [_word(tree, "", model, client, received_ns)]
+        return [_word(tree, "", model, by)]
     if len(tree) > 1:
         raise refusal(400, "body", sorted(tree), "has more than feedback", 'send {"feedback": [...]} alone')
-    return checked(tree["feedback"], model, client, received_ns)
+    return checked(tree["feedback"], model, by)
 
 
-def checked(words: Any, model: Model, client: str, received_ns: int) -> list[dict[str, Any]]:
+def checked(words: Any, model: Model, by: Said) -> list[dict[str, Any]]:
     """Rows for the ledger from a list of words. Raises as `read` does."""
     if not isinstance(words, list) or not 1 <= len(words) <= MAX_WORDS:
         problem = f"is {len(words)} words" if isinstance(words, list) else "is no list of words"
         raise refusal(400, "feedback", words, problem, f"send a list of 1 to {MAX_WORDS} words")
-    return [_word(word, f"feedback[{i}].", model, client, received_ns) for i, word in enumerate(words)]
+    return [_word(word, f"feedback[{i}].", model, by) for i, word in enumerate(words)]
 
 
-def _word(tree: Any, field: str, model: Model, client: str, received_ns: int) -> dict[str, Any]:
+def _word(tree: Any, field: str, model: Model, by: Said) -> dict[str, Any]:
     form = 'send {"request_id": "...", "label": "..."}, or rating or outcome in the place of label'
     if not isinstance(tree, dict) or (odd := sorted(set(tree) - {"request_id", "row", *KINDS})):
         raise refusal(
@@ -61,7 +71,7 @@ def _word(tree: Any, field: str, model: Model, client: str, received_ns: int) ->
     if type(row) is not int or not 0 <= row < 2**31:
         raise refusal(400, f"{field}row", row, "is not the number of a row", "count from 0, or leave it out")
     value = _value(said[0], tree[said[0]], f"{field}{said[0]}", model)
-    return feedback.word(request_id, row, said[0], value, client, received_ns)
+    return feedback.word(request_id, row, said[0], value, by.client, by.at_ns, by.role)
 
 
 def _value(kind: Kind, value: Any, field: str, model: Model) -> str:

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from cluster.errors import ConfigError, NotFoundError, TrimtabError, first_line
+from cluster.errors import ConfigError
 from ladder.bundle import Bundle
 from ladder.choose import Envelope, Rung
 from ladder.latency import Latency
+from ladder.opening import Forward, executable, opened_all
 from ladder.profile import sizes
-from ladder.variants import OnnxPredictor
-from tasks.task import load_task
-
-Forward = Callable[[np.ndarray], np.ndarray]
 
 ROUNDS = 5  # timed passes of each rung at each size
 PROFILE_S = 1.0  # after so long a slow rung is timed no further: every batch corrects its model anyway
@@ -114,14 +111,10 @@ def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
         DamagedError: a file is not what the bundle's manifest says.
         TrimtabError: a rung does not load, or answers nonsense.
     """
-    variants = executable(bundle)
-    if not variants:
-        have = ", ".join(bundle.variants) or "none"
-        raise NotFoundError(f"bundle {bundle.key} has no ONNX variant to serve (variants: {have})")
     rows = bundle.probe(max_batch)
-    forwards = _opened_all(bundle, rows, threads)
+    forwards = opened_all(bundle, rows, threads)
     accuracies, samples = _accuracies(bundle), time_passes(forwards, rows)
-    rungs = [Rung(variant, accuracies[variant], Latency.fit(samples[variant])) for variant in variants]
+    rungs = [Rung(variant, accuracies[variant], Latency.fit(samples[variant])) for variant in forwards]
     ladder = Ladder(rungs, forwards)
     ladder.threads = threads
     return ladder
@@ -129,18 +122,7 @@ def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
 
 def open_forwards(bundle: Bundle, max_batch: int, threads: int) -> dict[str, Forward]:
     """All rungs of a bundle anew, each run once. Raises as `open_ladder` does."""
-    return _opened_all(bundle, bundle.probe(max_batch), threads)
-
-
-def _opened_all(bundle: Bundle, rows: np.ndarray, threads: int) -> dict[str, Forward]:
-    width = load_task(bundle.experiment, bundle.file).output_spec(bundle.encoding).shape[1]
-    return {variant: _opened(bundle, variant, rows, width, threads) for variant in executable(bundle)}
-
-
-def executable(bundle: Bundle) -> tuple[str, ...]:
-    """The variants a replica can run, most accurate first."""
-    files = bundle.files
-    return tuple(role for role in bundle.variants if role in files and files[role]["file"].endswith(".onnx"))
+    return opened_all(bundle, bundle.probe(max_batch), threads)
 
 
 def time_passes(forwards: Mapping[str, Forward], rows: np.ndarray) -> dict[str, list[tuple[int, float]]]:
@@ -160,20 +142,6 @@ def time_passes(forwards: Mapping[str, Forward], rows: np.ndarray) -> dict[str, 
             samples[variant].append((size, seconds))
             spent_s[variant] += seconds
     return samples
-
-
-def _opened(bundle: Bundle, variant: str, rows: np.ndarray, width: int, threads: int) -> Forward:
-    """One rung, run at both ends, so that no request pays for the runtime's first allocations."""
-    data = bundle.read(variant)
-    try:
-        predictor = OnnxPredictor(data, threads)
-        outputs = [predictor(rows[:1]), predictor(rows)]
-    except Exception as error:  # onnxruntime's own classes have no common base
-        raise TrimtabError(f"bundle {bundle.key}: {variant} cannot be run ({first_line(error)})") from error
-    for num_rows, output in zip((1, len(rows)), outputs, strict=True):
-        if output.shape != (num_rows, width) or not np.isfinite(output).all():
-            raise TrimtabError(f"bundle {bundle.key}: {variant} gave {output.shape} for {num_rows} rows")
-    return predictor
 
 
 def _accuracies(bundle: Bundle) -> dict[str, float]:

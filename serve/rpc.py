@@ -161,7 +161,8 @@ class Rpc:
                 raise bounds.too_large(size, limit)
             words = [_said(word) for word in request.words]
             model = self._model(request.model_name, "")
-            rows = feedback.checked(words, model, call.client, time.time_ns())
+            by = feedback.Said(call.client, self._tokens.role(call.client), time.time_ns())
+            rows = feedback.checked(words, model, by)
             await self._intake.keep(rows)
             return pb.FeedbackResponse(accepted=len(rows))
 

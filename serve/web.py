@@ -240,7 +240,8 @@ class Web:
         _media_type(request, ("application/json",))
         if self._intake is None:
             raise refusal(404, "path", request.path, "feedback is not kept here", "ask a deployed endpoint")
-        words = feedback.read(await self._body(request), model, request.client, time.time_ns())
+        by = feedback.Said(request.client, self._tokens.role(request.client), time.time_ns())
+        words = feedback.read(await self._body(request), model, by)
         await self._intake.keep(words)
         return Reply({"accepted": len(words), "request_id": request.id}, 202)
 

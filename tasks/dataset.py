@@ -31,6 +31,7 @@ class Dataset:
     rejected: dict[str, Any]  # {"total": n, "reasons": {reason: n}, "file": entry or None}
     rows_in: int
     files: dict[str, dict[str, Any]]  # what else the task keeps with the rows, by name
+    lineage: dict[str, Any]  # what one that was made for a retraining was made of; empty for others
 
     def num_rows(self, split: SplitName) -> int:
         return sum(entry["rows"] for entry in self.shards[split])
@@ -86,4 +87,5 @@ def read_dataset(store: Store, key: str) -> Dataset:
         rejected=manifest["rejected"],
         rows_in=manifest["rows_in"],
         files=manifest.get("files", {}),
+        lineage=manifest.get("lineage", {}),
     )

@@ -23,6 +23,7 @@ def versions(name: str | None, workspace: Workspace) -> list[dict[str, Any]]:
             "accuracy": version.metrics.get("accuracy"),
             "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created_at)),
             "bundle": version.bundle,
+            **({"refused": version.refused} if version.refused else {}),
         }
         for each in names
         for version in registry.versions(each)
@@ -38,6 +39,7 @@ def version(name: str, reference: str, workspace: Workspace) -> dict[str, Any]:
         "version": found.version,
         "aliases": list(found.aliases),
         "bundle": found.bundle,
+        "refused": found.refused,
         "metrics": dict(found.metrics),
         "variants": list(bundle.variants),
         "ladder": bundle.ladder,
@@ -45,6 +47,7 @@ def version(name: str, reference: str, workspace: Workspace) -> dict[str, Any]:
 
 
 def card(name: str, reference: str, workspace: Workspace) -> str:
-    """The model card in Markdown. Raises NotFoundError."""
+    """The model card in Markdown, with why the version was refused, if so. Raises NotFoundError."""
     version = workspace.registry.version(name, reference)
-    return read_bundle(workspace.store, version.bundle).read("card").decode()
+    text = read_bundle(workspace.store, version.bundle).read("card").decode()
+    return f"{text.rstrip()}\n\n## Refused\n\n{version.refused}\n" if version.refused else text

@@ -6,6 +6,7 @@ import pytest
 
 from cluster import feedback
 from cluster.feedback import Believed, Rules
+from cluster.ledger import Ledger
 from cluster.store import Store
 
 Said = tuple[str, str, str]  # request id, label, client
@@ -66,6 +67,37 @@ def test_a_flood_of_one_client_has_no_more_than_its_share(share: float) -> None:
     assert wrong >= share * len(found.labels) - 1
     assert found.over_share == 5000 - wrong
     assert sum(label == "7" for label in found.labels.values()) == 200
+
+
+OPERATOR = "operator"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param([("a", "7", OPERATOR)], {"a": "7"}, id="one word is enough"),
+        pytest.param([("a", "7", OPERATOR), ("a", "3", "ann"), ("a", "3", "bob")], {"a": "7"}, id="over any number"),
+        pytest.param([("a", "7", OPERATOR), ("a", "3", OPERATOR)], {"a": "3"}, id="thought better of"),
+    ],
+)
+def test_a_word_of_whom_the_endpoint_trusts_is_believed_alone(said: Sequence[Said], expected: dict[str, str]) -> None:
+    rows = [dict(row, role="operate" if row["client"] == OPERATOR else "feedback") for row in words(said)]
+
+    found = feedback.believed(rows, None, Rules(agreement=2, client_share=0.1))
+
+    assert found.labels == {(name, 0): label for name, label in expected.items()}
+
+
+def test_words_that_were_kept_before_roles_were_are_read_as_nobodys_in_particular(store: Store) -> None:
+    old = feedback.SCHEMA.remove(feedback.SCHEMA.get_field_index("role"))
+    Ledger(store, "feedback/digits", old).append(
+        [{k: v for k, v in words([("a", "7", "ann")])[0].items() if k != "role"}]
+    )
+
+    rows = feedback.ledger(store, "digits").read().to_pylist()
+
+    assert [row["role"] for row in rows] == [None]
+    assert feedback.believed(rows, None, Rules(agreement=2)).waiting == 1
 
 
 def test_ratings_and_outcomes_are_no_labels() -> None:

@@ -71,6 +71,17 @@ def test_the_stable_version_keeps_its_predecessor(registry: Registry) -> None:
     assert [(one.version, one.aliases) for one in registry.versions("bats")] == [(2, ("previous",)), (1, ("stable",))]
 
 
+def test_a_refused_version_stays_with_its_reason_and_is_no_more_the_latest(registry: Registry) -> None:
+    for bundle in ("bundle-g", "bundle-h"):
+        registry.register("owls", bundle, None, {})
+
+    registry.refuse("owls", 2, "only 0.5 right")
+
+    assert registry.version("owls").version == 1
+    assert registry.version("owls", "2").refused == "only 0.5 right"
+    assert registry.register("owls", "bundle-h", None, {}).refused == "only 0.5 right"
+
+
 @pytest.mark.parametrize(
     ("model", "reference", "words"),
     [

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster import feedback, served
 from cluster.config import Experiment
+from cluster.progress import Progress
+from cluster.registry import Registry
 from cluster.store import Store
+from jobs import evaluate, keys, train
 from tasks.task import Encoding, load_task
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -67,3 +74,68 @@ def publish_digits(digits_splits: Splits) -> Callable[..., str]:
         return publish_dataset(store, key, experiment, labels, {**digits_splits, **splits})
 
     return publish
+
+
+SERVED = Experiment.model_validate(
+    {
+        "name": "digits",
+        "data": {"source": {"kind": "digits"}},
+        "train": {"epochs": 8, "batch_size": 64},
+        "ladder": {"student": False, "int8": False},
+        "retrain": {"epochs": 4},
+    }
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A store as an endpoint leaves it: version 1 of the digits is stable, and people say what they think of it."""
+
+    store: Store
+    experiment: Experiment = SERVED
+
+    @property
+    def registry(self) -> Registry:
+        return Registry.open(self.store)
+
+    def hear(
+        self, rows: np.ndarray, labels: list[str], clients: tuple[str, ...] = ("ann", "bob"), **said: object
+    ) -> None:
+        """Rows were asked for and answered, and each client said what was right; `said` replaces columns."""
+        outputs = np.eye(10, dtype=np.float32)[0]
+        name = str(said.pop("name", "request"))
+        columns = {"at_ns": 1, "version": 1, "variant": "onnx-fp32", "outputs": outputs, "row": 0, **said}
+        served.ledger(self.store, "digits").append(
+            [
+                {"id": f"{name}-{i}#0", "request_id": f"{name}-{i}", "input": row.tobytes(), **columns}
+                for i, row in enumerate(rows)
+            ]
+        )
+        feedback.ledger(self.store, "digits").append(
+            [
+                feedback.word(f"{name}-{i}", 0, "label", label, client, 1, "feedback")
+                for i, label in enumerate(labels)
+                for client in clients
+            ]
+        )
+
+
+@pytest.fixture(scope="session")
+def trained_digits(
+    tmp_path_factory: pytest.TempPathFactory, publish_digits: Callable[..., str], digits_splits: Splits
+) -> Path:
+    """The folder of a store with a trained version, bundle `good`; many rows are for testing."""
+    folder = tmp_path_factory.mktemp("trained")
+    store = Store.open(str(folder))
+    (x, y), key = digits_splits["train"], keys.of(SERVED).dataset
+    publish_digits(store, SERVED, key, train=(x[:900], y[:900]), test=(x[900:], y[900:]))
+    train.run(SERVED, store, key, "run", Progress("train"), inline=True)
+    registry = Registry.open(store)
+    evaluate.run(SERVED, store, key, "run", "good", registry)
+    registry.set_stable("digits", 1)
+    return folder
+
+
+@pytest.fixture
+def endpoint(trained_digits: Path, tmp_path: Path) -> Endpoint:
+    return Endpoint(Store.open(str(shutil.copytree(trained_digits, tmp_path / "store"))))

@@ -133,3 +133,11 @@ def test_a_clients_secret_is_its_own_and_outlives_the_other_tokens() -> None:
     assert tokens.secret(one) != tokens.secret(other)
     assert fewer.secret(other) == tokens.secret(other)
     assert fewer.secret(one) == b""
+
+
+def test_a_clients_role_is_told_by_its_name() -> None:
+    tokens = Tokens(["secret operate", "other feedback"])
+
+    assert tokens.role(tokens.check(b"Bearer secret")) == "operate"
+    assert tokens.role(tokens.check(b"Bearer other")) == "feedback"
+    assert tokens.role("nobody") == ""

@@ -40,7 +40,7 @@ JSON = {"content-type": "application/json"}
 
 
 def read(core: Core, tree: Any) -> list[dict[str, Any]]:
-    return feedback.read(json.dumps(tree).encode(), core.model("shades"), "ann", 7)
+    return feedback.read(json.dumps(tree).encode(), core.model("shades"), feedback.Said("ann", "operate", 7))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,8 @@ def read(core: Core, tree: Any) -> list[dict[str, Any]]:
 def test_a_word_becomes_a_row(core: Core, tree: Any, kind: str, value: str) -> None:
     (row,) = read(core, tree)
 
-    assert (row["request_id"], row["kind"], row["value"], row["client"]) == ("a", kind, value, "ann")
+    assert (row["request_id"], row["kind"], row["value"]) == ("a", kind, value)
+    assert (row["client"], row["role"], row["received_ns"]) == ("ann", "operate", 7)
     assert row["row"] == tree.get("row", 0)
 
 

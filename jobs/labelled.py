@@ -1,0 +1,137 @@
+"""What feedback says of answers whose inputs were kept: rows to learn from, and rows to measure with.
+
+Joins believed labels to the sample of what was served. Where a row goes is decided by a hash of its content: the same
+input is never learnt from and measured with, however often it is sent and whichever retraining comes. Knows ledgers,
+not what a training makes of the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from cluster import feedback, served
+from cluster.config import Labels
+from cluster.feedback import Rules
+from cluster.store import Store
+from tasks.task import Encoding
+
+Part = Literal["train", "validation", "held_out"]
+VALIDATION = 0.2  # of the rows that are learnt from, those that choose the best epoch
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),  # of the answer: request id and row
+        "key": pa.string(),  # hash of the content, as the rows of a dataset have it
+        "at_ns": pa.int64(),  # when it was answered
+        "input": pa.binary(),  # the encoded row
+        "target": pa.float64(),  # index of the label, or the value
+        "part": pa.string(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows of SCHEMA, the newest last, each content once; and how many labels were left out, by reason."""
+
+    table: pa.Table
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def of(self, part: Part) -> pa.Table:
+        return self.table.filter(pa.array(self.table["part"].to_numpy() == part))
+
+    def counts(self) -> dict[str, int]:
+        parts = Counter(self.table["part"].to_pylist())
+        return {"learnt": parts["train"] + parts["validation"], "held_out": parts["held_out"]}
+
+
+def gather(
+    store: Store,
+    name: str,
+    encoding: Encoding,
+    versions: Mapping[int, Encoding],
+    rules: Labels,
+    until_ns: int,
+    earlier: pa.Table | None = None,
+) -> Labelled:
+    """The rows that labels until then say something of, for a dataset with this `encoding`.
+
+    `versions` are the encodings of those that answered. `earlier` are rows of a retraining before: those that the
+    sample does not hold any more are kept for learning.
+    """
+    words = [word for word in feedback.ledger(store, name).read().to_pylist() if word["received_ns"] <= until_ns]
+    sample = served.ledger(store, name).read()
+    answers = list(zip(sample["request_id"].to_pylist(), sample["row"].to_pylist(), strict=True))
+    found = feedback.believed(words, answers, Rules(rules.agreement, rules.client_share))
+    left_out = Counter(
+        {
+            "waiting for others to agree": found.waiting,
+            "contradictory": found.conflicting,
+            "beyond one client's share": found.over_share,
+            "of answers that are not in the sample": found.unknown,
+        }
+    )
+    rows = list(_rows(sample, answers, found.labels, encoding, versions, left_out))
+    if earlier is not None:
+        present = set(sample["id"].to_pylist())
+        rows += [row for row in earlier.to_pylist() if row["id"] not in present and row["part"] != "held_out"]
+    kept = _each_once(rows, left_out)[-rules.max_rows :]
+    for row in kept:
+        row["part"] = part_of(bytes(row["input"]), rules.held_out)
+    table = pa.Table.from_pylist(kept, schema=SCHEMA)
+    return Labelled(table, {reason: num for reason, num in left_out.items() if num})
+
+
+def part_of(content: bytes, held_out: float) -> Part:
+    """Where a row goes, for ever."""
+    digest = hashlib.blake2b(content, digest_size=8, person=b"held-out").digest()
+    place = int.from_bytes(digest, "little") / 2.0**64
+    if place < held_out:
+        return "held_out"
+    return "validation" if (place - held_out) / (1.0 - held_out) < VALIDATION else "train"
+
+
+def arrays(table: pa.Table, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
+    """Encoded rows [n, *shape] and their targets, int64 [n] or float32 [n] for values."""
+    whole = b"".join(table["input"].to_pylist())
+    x = np.frombuffer(whole, encoding.dtype).reshape(-1, *encoding.shape)
+    return x, table["target"].to_numpy().astype(np.int64 if encoding.labels else np.float32)
+
+
+def _rows(
+    sample: pa.Table,
+    answers: list[tuple[str, int]],
+    labels: Mapping[tuple[str, int], str],
+    encoding: Encoding,
+    versions: Mapping[int, Encoding],
+    left_out: Counter[str],
+) -> Iterator[dict[str, Any]]:
+    known = {label: float(i) for i, label in enumerate(encoding.labels)}
+    inputs, version_of, at_ns = sample["input"], sample["version"].to_pylist(), sample["at_ns"].to_pylist()
+    for i, answer in enumerate(answers):
+        if (label := labels.get(answer)) is None:
+            continue
+        made_for, content = versions.get(version_of[i]), inputs[i].as_py()
+        if content is None:
+            left_out["without their input"] += 1
+        elif made_for is None or (made_for.shape, made_for.dtype) != (encoding.shape, encoding.dtype):
+            left_out["of inputs of another form"] += 1
+        elif encoding.labels and label not in known:
+            left_out["that no row of the dataset has"] += 1
+        else:
+            key = hashlib.blake2b(content, digest_size=16).hexdigest()
+            target = known[label] if encoding.labels else float(label)
+            yield {"id": f"{answer[0]}#{answer[1]}", "key": key, "at_ns": at_ns[i], "input": content, "target": target}
+
+
+def _each_once(rows: list[dict[str, Any]], left_out: Counter[str]) -> list[dict[str, Any]]:
+    """The oldest first; of equal contents the newest, whose label holds now."""
+    newest = {row["key"]: row for row in sorted(rows, key=lambda row: (row["at_ns"], row["id"]))}
+    left_out["of an input that came again"] += len(rows) - len(newest)
+    return sorted(newest.values(), key=lambda row: (row["at_ns"], row["id"]))

@@ -1,0 +1,106 @@
+"""The dataset of a retraining: that of the experiment, and beside its rows those that feedback has labelled.
+
+Its test split is the experiment's own, so versions can be compared; what was held out of the feedback lies in a file
+beside the shards. Knows files of datasets, not where labels come from.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.store import Staging, Store
+from jobs import labelled
+from jobs.labelled import Labelled, Part
+from tasks.dataset import SPLITS, Dataset, SplitName
+
+SHARE, MOST_REPEATS = 0.2, 20  # of the rows of an epoch, what was learnt from feedback shall be; each so often at most
+FEEDBACK = "feedback.parquet"
+
+
+def publish(store: Store, key: str, base: Dataset, found: Labelled, lineage: dict[str, Any]) -> Dataset:
+    """Publish `datasets/<key>`: copies of the base's files, and shards with the labelled rows.
+
+    Few labelled rows would be lost among many others, so each is there several times, in training and validation alike.
+    None is learnt from that the test split has. `lineage` is kept in the manifest, with what is added here.
+    """
+    from tasks.dataset import read_dataset
+
+    known = set(_keys(base, "test"))
+    parts: dict[SplitName, pa.Table] = {name: _without(found.of(name), known) for name in ("train", "validation")}
+    repeats = _repeats(base.num_rows("train"), parts["train"].num_rows)
+    origin = store.manifest("datasets", base.key)
+    with store.stage("datasets", key) as staging:
+        splits = {name: [_copied(staging, base, entry) for entry in base.shards[name]] for name in SPLITS}
+        for name, table in parts.items():
+            splits[name] += _shards(staging, base, name, table, repeats)
+        files = {name: _copied(staging, base, entry) for name, entry in base.files.items()}
+        rejected = origin["rejected"]
+        if rejected["file"] is not None:
+            rejected = {**rejected, "file": _copied(staging, base, rejected["file"])}
+        more = {"base": base.key, "repeats": repeats, **found.counts(), "left_out": found.left_out}
+        kept = {**staging.write(FEEDBACK, _parquet(found.table)), "rows": found.table.num_rows}
+        changed = {"splits": splits, "files": files, "rejected": rejected}
+        staging.publish({**origin, **changed, "lineage": {**lineage, **more, "feedback": kept}})
+    return read_dataset(store, key)
+
+
+def feedback_of(dataset: Dataset) -> pa.Table | None:
+    """The labelled rows that a retraining's dataset was made with, in all parts; None of another dataset.
+
+    Raises NotFoundError, DamagedError.
+    """
+    entry = dataset.lineage.get("feedback")
+    return None if entry is None else pq.read_table(pa.BufferReader(dataset.store.read("datasets", dataset.key, entry)))
+
+
+def held_out(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """What no training has learnt from: encoded rows [n, *shape] and their targets [n]. Raises as `feedback_of`."""
+    table = feedback_of(dataset)
+    rows = labelled.SCHEMA.empty_table() if table is None else Labelled(table).of("held_out")
+    return labelled.arrays(rows, dataset.encoding)
+
+
+def _repeats(num_base: int, num_learnt: int) -> int:
+    if num_learnt == 0:
+        return 0
+    return min(MOST_REPEATS, max(1, math.ceil(SHARE / (1.0 - SHARE) * num_base / num_learnt)))
+
+
+def _keys(base: Dataset, split: SplitName) -> list[str]:
+    tables = (base.store.read("datasets", base.key, entry) for entry in base.shards[split])
+    return [key for data in tables for key in pq.read_table(pa.BufferReader(data), columns=["key"])["key"].to_pylist()]
+
+
+def _without(table: pa.Table, keys: set[str]) -> pa.Table:
+    return table.filter(pa.array([key not in keys for key in table["key"].to_pylist()], pa.bool_()))
+
+
+def _copied(staging: Staging, base: Dataset, entry: dict[str, Any]) -> dict[str, Any]:
+    """One file at a time: a dataset may be larger than the memory."""
+    return {**entry, **staging.write(entry["file"], base.store.read("datasets", base.key, entry))}
+
+
+def _shards(staging: Staging, base: Dataset, name: Part | SplitName, table: pa.Table, num: int) -> list[dict[str, Any]]:
+    if table.num_rows == 0:
+        return []
+    x, y = labelled.arrays(table, base.encoding)
+    columns = {
+        "x": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(x)),
+        "y": pa.array(y.astype(np.int32 if base.encoding.labels else np.float32)),
+        "key": table["key"],
+    }
+    data = _parquet(pa.table(columns))
+    names = [f"{name}-feedback-{i:05}-of-{num:05}.parquet" for i in range(num)]
+    return [{**staging.write(file, data), "rows": table.num_rows} for file in names]
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()

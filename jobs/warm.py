@@ -1,0 +1,45 @@
+"""How a training begins that follows another: with its weights, and giving way to what the machine has to do.
+
+Knows weights by their names and shapes, not what they were trained on.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cluster.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Beginning:
+    bundle: str = ""  # key of the version whose weights a training begins with; without one it begins anew
+    niceness: int = 0  # of the workers, from 0 to 19: the more, the less of a busy processor they get
+
+
+AT_FIRST = Beginning()
+
+
+def begin(network: torch.nn.Module, store: Store, bundle: str) -> int:
+    """Put a version's weights into `network` where name and shape fit; returns how many tensors did.
+
+    What fits nothing, such as the last layer where there are other labels, stays as it is. Raises NotFoundError,
+    DamagedError.
+    """
+    from safetensors.torch import load
+
+    kept = load(store.read("bundles", bundle, store.manifest("bundles", bundle)["files"]["weights"]))
+    own = network.state_dict()
+    fitting = {name: kept[name] for name, tensor in own.items() if name in kept and kept[name].shape == tensor.shape}
+    network.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
+def give_way(niceness: int) -> None:
+    """Let this process have the processor after others; it never gets less nice again."""
+    if niceness > os.getpriority(os.PRIO_PROCESS, 0):
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)

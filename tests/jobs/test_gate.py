@@ -1,0 +1,97 @@
+"""The gate's figures of real versions: a good one against itself, and the five bad kinds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import bad_versions
+from cluster.store import Store
+from jobs import gate
+from ladder.bundle import Bundle, read_bundle, write_bundle
+from ladder.gate import Check
+from tasks.dataset import read_dataset
+
+NOTHING = np.empty((0, 8, 8, 1), np.uint8), np.empty(0, np.int64)
+
+
+@pytest.fixture(scope="module")
+def good(trained_digits: Path) -> Bundle:
+    return read_bundle(Store.open(str(trained_digits)), "good")
+
+
+def measured(good: Bundle, candidate: Bundle, recent: tuple[np.ndarray, np.ndarray] = NOTHING) -> dict[str, Check]:
+    checks = gate.measure(good, candidate, read_dataset(good.store, good.dataset), recent)
+    return {check.name: check for check in checks}
+
+
+def changed(good: Bundle, key: str, **parts: Any) -> Bundle:
+    """The same files under another key, with other words in the manifest."""
+    kept = {name: getattr(good, name) for name in ("experiment", "encoding", "dataset", "run", "metrics", "variants")}
+    files = {role: (entry["file"], good.read(role)) for role, entry in good.files.items()}
+    return write_bundle(good.store, key, files=files, ladder=good.ladder, **{**kept, **parts})
+
+
+def test_a_version_passes_against_itself_with_every_figure(good: Bundle) -> None:
+    rows, truth = read_dataset(good.store, good.dataset).load("validation")
+
+    found = measured(good, good, (rows, truth))
+
+    assert list(found) == [
+        "opening", "schema", "finite", "accuracy", "recent", "classes", "calibration", "latency", "size",
+    ]  # fmt: skip
+    assert all(check.passed for check in found.values()), [c.words for c in found.values() if not c.passed]
+    assert found["accuracy"].value == found["recent"].value == 0.0
+    assert "200 rows" in found["recent"].words
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused", "words"),
+    [
+        pytest.param("crash", "opening", "SIGFPE|for 1 rows", id="crash on load"),
+        pytest.param("nan", "opening", "NaN", id="NaN"),
+        pytest.param("slow", "latency", "times the stable version's time", id="ten times as slow"),
+        pytest.param("order", "accuracy", "only 0.0", id="classes in another order"),
+        pytest.param("worse", "accuracy", "only 0.9", id="five points of accuracy"),
+    ],
+)
+def test_the_five_bad_kinds_are_refused(good: Bundle, kind: bad_versions.Kind, refused: str, words: str) -> None:
+    import re
+
+    bad = bad_versions.make(good, kind, f"bad-{kind}")
+
+    found = measured(good, bad)
+
+    failed = [name for name, check in found.items() if not check.passed]
+    assert failed[0] == refused
+    assert re.search(words, found[refused].words), found[refused].words
+    assert set(failed) <= {refused, "classes", "calibration", "size"}
+
+
+def test_a_version_that_answers_in_another_form_is_refused_before_anything_is_measured(good: Bundle) -> None:
+    labels = good.encoding.labels[::-1]
+    other = changed(good, "other-labels", encoding=dataclasses.replace(good.encoding, labels=labels))
+
+    found = measured(good, other)
+
+    assert list(found) == ["opening", "schema"]
+    assert "labels (10: 0, 1, 2, ... before, now 10: 9, 8, 7, ...)" in found["schema"].words
+
+
+def test_a_version_whose_files_were_altered_does_not_open(good: Bundle) -> None:
+    altered = changed(good, "altered")
+    assert altered.store.local is not None
+    path = altered.store.local / "bundles" / "altered" / altered.files["weights"]["file"]
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+    assert "does not match its sha256" in gate.refusal(altered)
+
+
+def test_a_version_that_never_opens_is_not_waited_for(good: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "OPENING_S", 0.01)
+
+    assert gate.refusal(good) == "it had not opened after 0 s"
