@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.config import Experiment
-from cluster.errors import NotFoundError, UserError
+from cluster.errors import GateError, NotFoundError, UserError
 from cluster.registry import ModelVersion
+from jobs import gate
 from ladder.bundle import read_bundle
 from serve.adapt import replay
 from serve.adapt.candidacy import State
@@ -19,6 +20,7 @@ def canary(experiment: Experiment, version: ModelVersion, workspace: Workspace) 
 
     Raises:
         NotFoundError, DamagedError: a file of the version is gone or was altered; or nothing is adapted there.
+        GateError: no replica could open it.
         UserError: the actor refuses, with its reason.
         DeadlineError: no actor answers; the word waits for one.
     """
@@ -49,7 +51,11 @@ def _running(experiment: Experiment, workspace: Workspace) -> State | None:
 
 
 def _whole(version: ModelVersion, workspace: Workspace) -> dict[str, Any]:
-    read_bundle(workspace.store, version.bundle).check()
+    """Opened here first, in a process of its own: what ends a process would end replica after replica."""
+    bundle = read_bundle(workspace.store, version.bundle)
+    bundle.check()
+    if reason := gate.refusal(bundle):
+        raise GateError(f"version {version.version} is not tried: {reason}")
     return {"bundle": version.bundle, "version": version.version}
 
 

@@ -1,4 +1,4 @@
-"""Versions that are worse in five ways, past the gate, into the canary: who notices, and what it costs the clients."""
+"""Versions that are worse in five ways, ordered into the canary by hand, past the gate: what they cost the clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ MOST_TOUCHED, MOST_S = 0.01, 10.0
 def run(setting: Setting) -> list[dict[str, Any]]:
     figures = []
     for kind in bad_versions.KINDS:
-        version = setting.registered(bad_versions.make(setting.served.bundle.store, setting.served.bundle, kind))
+        key = f"bad-{kind}-{time.time_ns()}"
+        version = setting.registered(bad_versions.make(setting.served.bundle, kind, key).key)
         rounds = [_round(setting, version) for _ in range(setting.runs)]
         figures += _figures(kind, rounds)
     return figures
@@ -27,7 +28,8 @@ def _round(setting: Setting, version: int) -> dict[str, float]:
     with Traffic(setting.served, setting.rows("test"), per_s=setting.per_s, labelled=0.3) as traffic:
         time.sleep(3.0)
         started = time.time()
-        setting.trimtab("canary", str(version))
+        if setting.is_refused(version):
+            return {"touched": 0.0, "seconds": 0.0, "failed": 0.0, "back": 1.0, "refused": 1.0}
         ended = wait(lambda: first(setting.served, started, "taken back", version=version) is not None, 300.0, 0.1)
         time.sleep(2.0)
     seen = traffic.since(started, ended or float("inf"))
@@ -37,6 +39,7 @@ def _round(setting: Setting, version: int) -> dict[str, float]:
         "seconds": _evidence_s(touched, ended),
         "failed": float(sum(one.status != 200 for one in traffic.seen)),
         "back": float(ended is not None),
+        "refused": 0.0,
     }
 
 
@@ -53,7 +56,8 @@ def _figures(kind: str, rounds: list[dict[str, float]]) -> list[dict[str, Any]]:
 
     num, back, failed = len(rounds), sum(of("back")), sum(of("failed"))
     return [
-        report.figure(f"{kind}: taken back, of {num}", [back], "rollouts", goal=num, met=back == num),
+        report.figure(f"{kind}: taken back or not begun, of {num}", [back], "rollouts", goal=num, met=back == num),
+        report.figure(f"{kind}: of these not begun, as no replica could open it", [sum(of("refused"))], "rollouts"),
         report.figure(
             f"{kind}: share of the requests that it answered", of("touched"), "share", goal=MOST_TOUCHED,
             met=max(of("touched")) < MOST_TOUCHED,

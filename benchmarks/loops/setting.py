@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from benchmarks import endpoint
 from benchmarks.endpoint import Endpoint
 from benchmarks.loops.events import first
 from benchmarks.loops.traffic import Rows
+from cluster.errors import GateError
 from cluster.registry import Registry
 from ladder.bundle import read_bundle
 from tasks.dataset import SplitName, read_dataset
@@ -48,6 +50,16 @@ class Setting:
 
     def trimtab(self, verb: str, *words: str) -> None:
         endpoint.trimtab(verb, str(self.path), *words)
+
+    def is_refused(self, version: int) -> bool:
+        """Order the canary of a version; whether it is not begun. Raises CalledProcessError for another failure."""
+        try:
+            self.trimtab("canary", str(version))
+        except subprocess.CalledProcessError as error:
+            if error.returncode != GateError.exit_code:
+                raise
+            return True
+        return False
 
     def registered(self, key: str) -> int:
         """The number of the version that is this bundle."""
