@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -34,6 +35,13 @@ SCHEMA = pa.schema(
 def ledger(store: Store, name: str) -> Ledger:
     """Of the endpoint `name`."""
     return Ledger(store, f"history/{name}", SCHEMA)
+
+
+def learnt_until(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Of each order that has come to a version: until when labels were taken for it, in unix seconds."""
+    registered = (row for row in rows if row["event"] == "registered")
+    found = {row["order"]: json.loads(row["figures"]).get("until_ns") for row in registered}
+    return {order: until_ns / 1e9 for order, until_ns in found.items() if until_ns}
 
 
 def row(event: Event, at_ns: int, version: int, words: str, *, order: str = "", **figures: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from cluster.config import Gate
 
 CHANCE = 0.02  # that a version which loses exactly what it may is refused, for each check that chance plays a part in
+MAYBE = ", which may be chance"
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,10 @@ def _recent(figures: Figures, rules: Gate) -> Check:
 
 def _accuracy(name: str, rows: str, pair: Pair, allowed: float) -> Check:
     passed = not _loses(pair, allowed)
+    by_chance = MAYBE if passed and pair.loss > allowed else ""
     before, now = (float(part.mean()) if len(pair) else 0.0 for part in (pair.stable, pair.candidate))
     words = f"{now:.4f} right {rows} ({len(pair):,} rows), the stable version {before:.4f}"
-    return Check(name, pair.loss, allowed, passed, words if passed else f"only {words}")
+    return Check(name, pair.loss, allowed, passed, words + by_chance if passed else f"only {words}")
 
 
 def _floor(figures: Figures) -> Check:
@@ -167,6 +169,7 @@ def _classes(figures: Figures, rules: Gate) -> Check:
     loss = pairs[worst].loss
     words = f"label {worst} is found {loss:.4f} less often" if loss > 0 else "every label is found as often"
     more = f", and {len(lost) - 1} other labels too" if len(lost) > 1 else ""
+    more = MAYBE if not lost and loss > rules.max_class_loss else more
     return Check("classes", loss, rules.max_class_loss, not lost, words + more)
 
 

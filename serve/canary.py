@@ -244,7 +244,8 @@ class Canary:
         latency_s = now - (question.received or now)
         self._core.counters.answer(len(rows), now <= question.deadline, batched.queue_s, latency_s)
         if self._core.recorder is not None:
-            self._core.recorder.offer(question.id, model.version, batched.variant, rows, batched.outputs)
+            whole = model is not self._core.stable  # it answers few, by whose labels it is to be judged
+            self._core.recorder.offer(question.id, model.version, batched.variant, rows, batched.outputs, whole=whole)
         return answer
 
 

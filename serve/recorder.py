@@ -34,10 +34,12 @@ class Recorder:
         self._pruned_at = time.monotonic()
         self._flushing: asyncio.Task[None] | None = None
 
-    def offer(self, request_id: str, version: int, variant: str, rows: np.ndarray, outputs: np.ndarray) -> None:
-        """An answered request: rows [n, *shape] and their outputs float32 [n, width]."""
+    def offer(
+        self, request_id: str, version: int, variant: str, rows: np.ndarray, outputs: np.ndarray, *, whole: bool = False
+    ) -> None:
+        """An answered request: rows [n, *shape] and their outputs float32 [n, width]; `whole` takes every request."""
         rate = self.record.rate
-        if rate <= 0.0 or not request_id or served.place(request_id) >= rate:
+        if rate <= 0.0 or not request_id or not (whole or served.place(request_id) < rate):
             return
         size = rows.nbytes + outputs.nbytes
         if self._num_bytes + size > MAX_WAITING_BYTES:

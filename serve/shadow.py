@@ -19,9 +19,9 @@ from serve.batcher import Batcher
 from serve.model import Answer, Model
 from serve.tally import ShadowCount
 
-LEAST_S = 0.5  # that it may take
-PATIENCE = 10.0  # or so many times what the stable version took, where that is longer
-REST = 4.0  # times what one took, before the next: a fifth of a core at most
+LEAST_S = 1.0  # that it may take: a busy machine stands still for some tenths of it
+PATIENCE = 20.0  # or so many times what the stable version took, where that is longer
+REST, MOST_REST_S = 4.0, 2.0  # times what one took, before the next: a fifth of a core; one that hangs takes none
 _log = logging.getLogger(__name__)
 
 Rows = Callable[[], Awaitable[np.ndarray]]
@@ -62,7 +62,7 @@ class Shadow:
             count.difference += difference
         count.rows += num_rows
         ended = time.monotonic()
-        self._rests_until = ended + REST * (ended - began)
+        self._rests_until = ended + min(REST * (ended - began), MOST_REST_S)
 
     def _tell(self, candidate: Model, error: Exception) -> None:
         if self._told != candidate.version:

@@ -10,7 +10,7 @@ import time
 import uuid
 from typing import Any
 
-from cluster import orders
+from cluster import history, orders
 from cluster.config import Experiment
 from cluster.errors import GateError, NotFoundError, TrimtabError, UserError
 from cluster.orders import Order, Result
@@ -91,10 +91,9 @@ def _checked(experiment: Experiment, workspace: Workspace) -> Any:
 
 
 def _learnt_at(experiment: Experiment, workspace: Workspace) -> float:
-    """When the last retraining was ordered that came to a version."""
-    found = orders.orders(workspace.store, experiment.name)
-    results = ((one.at, orders.result_of(workspace.store, one)) for one in found)
-    return max((at for at, result in results if result and result.fate in ("passed", "refused")), default=0.0)
+    """Until when labels were taken for the last retraining that came to a version."""
+    found = history.learnt_until(history.ledger(workspace.store, experiment.name).read().to_pylist())
+    return max(found.values(), default=0.0)
 
 
 def _is_attended(experiment: Experiment, workspace: Workspace) -> bool:

@@ -16,6 +16,7 @@ from benchmarks.loops.events import first
 from benchmarks.loops.traffic import Rows
 from cluster.errors import GateError
 from cluster.registry import Registry
+from jobs.evaluate import scalars
 from ladder.bundle import read_bundle
 from tasks.dataset import SplitName, read_dataset
 
@@ -63,10 +64,8 @@ class Setting:
 
     def registered(self, key: str) -> int:
         """The number of the version that is this bundle."""
-        store = self.served.bundle.store
-        return (
-            Registry.open(store).register(self.served.bundle.name, key, None, read_bundle(store, key).metrics).version
-        )
+        store, name = self.served.bundle.store, self.served.bundle.name
+        return Registry.open(store).register(name, key, None, scalars(read_bundle(store, key).metrics)).version
 
     def twin(self) -> int:
         """A version as good as the stable one, of another seed."""

@@ -104,8 +104,11 @@ class Traffic:
             status = answer.status_code
             if status == 200:
                 length = int(answer.headers["inference-header-content-length"])
-                version = int(json.loads(answer.content[:length])["parameters"]["version"])
-                outputs = np.frombuffer(answer.content[length:], np.float32)
+                said = json.loads(answer.content[:length])
+                version, first = int(said["parameters"]["version"]), said["outputs"][0]
+                outputs = np.frombuffer(
+                    answer.content[length : length + first["parameters"]["binary_data_size"]], np.float32
+                )
                 right = int(outputs.argmax()) == int(truths[chosen])
         except httpx.HTTPError:
             pass

@@ -89,6 +89,7 @@ class Actor:
         self, actuator: Actuator, loop: Loop, sentinel: Sentinel, errands: RayErrands, ended: Event, log: logging.Logger
     ) -> None:
         keeper: Keeper | None = None
+        said = ""
         while not ended.wait(KEEP_EVERY_S):
             try:
                 if keeper is None:
@@ -97,7 +98,9 @@ class Actor:
                 if (actual := actuator.actual) is not None:
                     keeper.step(_seen(actual, loop.envelope, sentinel.drift_since), time.time())
             except Exception as error:  # the next step does what this one did not
-                log.warning("retrainings could not be attended to: %s", error)
+                if str(error) != said:
+                    log.warning("retrainings could not be attended to: %s", error)
+                said = str(error)
 
 
 def _seen(actual: Actual, envelope: dict[str, Any] | None, drift_since: float | None) -> Seen:

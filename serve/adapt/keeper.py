@@ -70,7 +70,8 @@ class Keeper:
         self._labels: Labels | None = None
         self._drift: Drift | None = None
         self._accuracy = 1.0
-        self._heard_of = ("", 0)  # bundle and version that labels and drift are of
+        self._subject = ("", 0, 0.0)  # bundle and version that they are of, and since when
+        self._until: dict[str, float] = {}  # when what an order has learnt from had come
         self._refresh()
         self._state = self._recovered()
 
@@ -80,8 +81,8 @@ class Keeper:
         self._refresh()
         self._tell(now)
         running = self._followed(seen.experiment.retrain.most, now)
-        self._hand_on(seen.experiment.rollout.automatic)
-        facts = self._facts(seen, running, now)
+        handed = self._hand_on(seen.experiment.rollout.automatic)
+        facts = self._facts(replace(seen, rolling=seen.rolling or handed), running, now)
         decision = triggers.due(seen.experiment.retrain, self._state.memory, facts, now)
         for words in decision.words:
             self._say(words)
@@ -140,8 +141,8 @@ class Keeper:
         """A person's orders are seen here for the first time."""
         for order in self._in_line():
             if order.id not in self._told:
-                words = f"by {order.cause}: {order.words}"
-                self._say(f"a retraining is ordered {words} ({order.id})")
+                words = f"{order.cause}: {order.words}"
+                self._say(f"a retraining is ordered by {words} ({order.id})")
                 row = history.row("ordered", int(now * 1e9), 0, words, order=order.id, cause=order.cause)
                 self._history.append([row])
                 self._told.add(order.id)
@@ -188,7 +189,9 @@ class Keeper:
 
     # What it made
 
-    def _hand_on(self, automatic: bool) -> None:
+    def _hand_on(self, automatic: bool) -> int:
+        """The version that begins to be rolled out, or 0."""
+        version = 0
         for name, result in list(self._results.items()):
             if name in self._state.handed:
                 continue
@@ -196,9 +199,11 @@ class Keeper:
                 changes = {"bundle": result.bundle, "version": result.version, "order": name}
                 # A name of its own: sent once more it is the same word, which is obeyed once.
                 self._mailbox.send(Command("canary", WHO, changes), name=f"{int(result.at * 1e9):020d}-{name}")
+                version = result.version
             elif result.fate == "passed":
                 self._say(f"version {result.version} has passed the gate and waits for trimtab canary or promote")
             self._keep(replace(self._state, handed=(*self._state.handed, name)))
+        return version
 
     # What the triggers are told
 
@@ -222,34 +227,37 @@ class Keeper:
         data, memory = seen.experiment.retrain.triggers.data, self._state.memory
         if data is None:
             return None
-        is_settling = memory.seen != memory.learnt
-        return (
-            files_at(data.path)
-            if self._is_time("data", min(data.every, data.settle) if is_settling else data.every, now)
-            else None
-        )
+        every_s = data.every if memory.seen == memory.learnt else min(data.every, data.settle)
+        return files_at(data.path) if self._is_time("data", every_s, now) else None
 
     def _listen(self, seen: Seen, now: float) -> None:
-        """Labels that no training has learnt from, when it is time; what was heard of another version is forgotten."""
-        settings = seen.experiment.retrain
+        """Labels that no training has learnt from, when it is time; what was heard before this began is forgotten."""
+        settings, subject = seen.experiment.retrain, (seen.bundle, seen.version, self._learnt_at())
         wants_drift = settings.triggers.drift and seen.drift_since is not None
-        if self._heard_of != (seen.bundle, seen.version) or not wants_drift:
-            self._drift = None
-        if self._heard_of != (seen.bundle, seen.version):
-            self._heard_of, self._labels = (seen.bundle, seen.version), None
+        if self._subject != subject:
+            self._subject, self._labels, self._drift = subject, None, None
             self._looked.pop("labels", None)
+        if not wants_drift:
+            self._drift = None
         feedback = settings.triggers.feedback
-        if not (feedback or wants_drift) or not self._is_time(
-            "labels", feedback.every if feedback else LISTEN_EVERY_S, now
-        ):
+        every_s = feedback.every if feedback else LISTEN_EVERY_S
+        if not (feedback or wants_drift) or not self._is_time("labels", every_s, now):
             return
-        learnt = (self._orders[name].at for name, one in self._results.items() if one.fate in ("passed", "refused"))
-        since = max(learnt, default=0.0)
         self._hearing.listen(settings.labels)
-        self._labels, self._accuracy = self._hearing.labels(*self._heard_of, since)
+        self._labels, self._accuracy = self._hearing.labels(*subject)
         if wants_drift and seen.drift_since is not None:
-            found, self._accuracy = self._hearing.labels(*self._heard_of, since, seen.drift_since)
+            found, self._accuracy = self._hearing.labels(*subject, seen.drift_since)
             self._drift = Drift(seen.drift_since, found.judged)
+
+    def _learnt_at(self) -> float:
+        """When the last retraining was ordered that has learnt from labels, or is about to."""
+        ends = {name: result.fate for name, result in self._results.items()}
+        made = [name for name, fate in ends.items() if fate in ("passed", "refused")]
+        if not self._until.keys() >= set(made):
+            known = history.learnt_until(self._history.read().to_pylist())
+            self._until = {name: known.get(name, self._orders[name].at) for name in made}
+        running = (order.at for name, order in self._orders.items() if name not in ends)
+        return max((*self._until.values(), *running), default=0.0)
 
     def _is_time(self, what: str, every_s: float, now: float) -> bool:
         if now < self._looked.get(what, float("-inf")) + every_s:

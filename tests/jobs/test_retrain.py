@@ -25,6 +25,7 @@ from jobs.command import main
 from jobs.retrain import Retraining
 from ladder.bundle import read_bundle
 from tasks.dataset import read_dataset
+from trimtab import catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
 Endpoint = Any  # of conftest.py
@@ -114,8 +115,12 @@ def test_a_flood_of_wrong_labels_makes_no_version_that_answers_anybody_though_it
     assert result is not None
     assert not next(check for check in result.figures if check["name"] == "accuracy")["passed"]
     assert [one.version for one in endpoint.registry.versions("digits")] == [2, 1]
-    assert "right of the test split" in endpoint.registry.version("digits", "2").refused
     assert endpoint.registry.version("digits").version == 1
+    assert ["right of the test split" in row.get("refused", "") for row in catalogue.versions("digits", endpoint)] == [
+        True, False,
+    ]  # fmt: skip
+    assert "## Refused" in catalogue.card("digits", "2", endpoint)
+    assert "## Refused" not in catalogue.card("digits", "1", endpoint)
 
 
 CHILD = """

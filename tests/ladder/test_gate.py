@@ -97,6 +97,16 @@ def test_every_refusal_has_its_number_its_bound_and_its_words() -> None:
     }
 
 
+def test_a_loss_that_may_be_chance_passes_and_is_said() -> None:
+    found = judged(test=pair(20, 3, 1), classes={"cat": np.arange(10)})
+
+    assert (
+        found["accuracy"].words
+        == "0.8500 right of the test split (20 rows), the stable version 0.9500, which may be chance"
+    )
+    assert found["classes"].words == "label cat is found 0.2000 less often, which may be chance"
+
+
 def test_a_version_that_does_not_open_says_why() -> None:
     check = gate.opening("it was ended by SIGSEGV")
 

@@ -152,6 +152,21 @@ def test_answers_are_in_the_sample_soon(
     assert (first["outputs"] is not None) == has_outputs
 
 
+@pytest.mark.parametrize(
+    ("rate", "num_kept"), [pytest.param(1e-9, 1, id="beyond the rate"), pytest.param(0.0, 0, id="but not without one")]
+)
+def test_every_answer_of_a_version_that_is_being_tried_is_kept(store: Store, rate: float, num_kept: int) -> None:
+    rows, outputs = np.zeros((1, 4), np.uint8), np.zeros((1, 2), np.float32)
+
+    async def offered() -> int:
+        made = Recorder(served.ledger(store, "shades"), Record(rate=rate))
+        made.offer("some-id", 4, "a", rows, outputs)
+        made.offer("some-id", 5, "a", rows, outputs, whole=True)
+        return len(made._rows)
+
+    assert asyncio.run(offered()) == num_kept
+
+
 def test_without_a_rate_nothing_is_kept(store: Store, core: Core) -> None:
     ledger = served.ledger(store, "shades")
 

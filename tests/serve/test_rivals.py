@@ -113,7 +113,7 @@ async def asked(
 def counted(core: Core, version: int) -> dict[str, Any]:
     """What is not zero; without what it took to compute."""
     counts = core.statistics()["rivals"]["versions"][str(version)]
-    return {name: count for name, count in counts.items() if count and not name.startswith("compute")}
+    return {name: count for name, count in counts.items() if count and not name.startswith(("compute", "passes"))}
 
 
 def shadowed(core: Core) -> dict[str, Any]:

@@ -33,11 +33,12 @@ def test_another_version_or_use_takes_other_ids(version: int, person: bytes) -> 
 
 
 def test_counts_are_those_of_all_times_that_a_version_was_loaded() -> None:
-    tally, first, second = Tally(), Spent(3, 0.5), Spent()
+    tally, first, second = Tally(), Spent(1, 3, 0.5), Spent()
     tally.meet(4, first)
     tally.of(4).end("late", 2)
     tally.meet(4, first)
     tally.meet(4, second)
+    second.passes += 1
     second.rows += 1
     second.seconds += 0.25
 
@@ -45,7 +46,7 @@ def test_counts_are_those_of_all_times_that_a_version_was_loaded() -> None:
 
     assert said["versions"] == {
         "4": {"requests": 1, "rows": 2, "in_time": 0, "late": 1, "failed": 0, "nonfinite": 0, "rescued": 0,
-              "compute_s": 0.75, "compute_rows": 4},
+              "compute_s": 0.75, "compute_rows": 4, "passes": 2},
     }  # fmt: skip
     assert said["shadow"] == {"rows": 0, "agreed": 0.0, "failed": 0, "shed": 0, "difference": 0.0}
 

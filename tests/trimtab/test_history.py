@@ -37,7 +37,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     ledger.append([row("deployed", S, 1, "by ada")])
     for number, order in ((2, "drift-1"), (3, "data-2"), (4, "person-3")):
         at = number * 100 * S
-        ledger.append([row("ordered", at, 0, f"by {order}", order=order)])
+        ledger.append([row("ordered", at, 0, f"{order[:-2]}: so it is", order=order)])
         ledger.append([row("started", at + S, 0, "on 2,000 labels", order=order)])
         ledger.append([row("registered", at + 2 * S, number, f"{number},000 rows", order=order)])
     passed = "9 of 9 checks"
@@ -68,7 +68,7 @@ def test_each_version_has_one_line_and_an_order_without_one_too(workspace: Works
         name: lives[2][name] for name in ("ordered by", "order", "trained on", "gate", "rollout", "test accuracy")
     }
     assert second == {
-        "ordered by": "by drift-1", "order": "drift-1", "trained on": "2,000 rows", "gate": "9 of 9 checks",
+        "ordered by": "drift: so it is", "order": "drift-1", "trained on": "2,000 rows", "gate": "9 of 9 checks",
         "rollout": "50 %", "test accuracy": 0.92,
     }  # fmt: skip
     assert lives[1]["ordered by"] == "trimtab run"

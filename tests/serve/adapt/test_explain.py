@@ -64,3 +64,21 @@ def test_an_explanation_is_a_few_lines_of_words(play: Play) -> None:
 
     assert 5 < len(lines) <= 15
     assert all("None" not in line and "nan" not in line for line in lines)
+
+
+def test_a_rollout_is_said_with_its_figures_and_why_it_goes_no_further(play: Play) -> None:
+    made = play(BOUNDS, [20.0] * 4)
+    assert explain(made.entries).rollout == ""
+
+    made.obey("canary", {"bundle": "b2", "version": 2})
+    made.go_on([20.0])
+    tried = explain(made.entries)
+    made.obey("rollback", {})
+    back = explain(made.entries)
+
+    assert tried.rollout == (
+        "Version 2 answers 20 % of the requests unseen; 0 of 0 failed or were late, none of the others. "
+        "Not further yet: 0 of 200 rows are answered unseen so far."
+    )
+    assert back.rollout == "Version 2 was taken back: ada said rollback."
+    assert any(line.startswith("Rollout: Version 2 was taken back") for line in back.lines())

@@ -14,16 +14,18 @@ from typing import Any
 
 import pytest
 
-from cluster import history, orders
+from cluster import feedback, history, orders, served
 from cluster.config import Experiment
 from cluster.experiment import parse
 from cluster.files import write_whole
 from cluster.orders import Ask, Order, Result
 from cluster.store import Store
 from cluster.submit import Job
+from ladder.bundle import write_bundle
 from serve.adapt import mailbox
 from serve.adapt.keeper import WHO, Keeper, Seen
 from serve.adapt.mailbox import Mailbox
+from tasks.task import Encoding
 
 NOW = 1_750_000_000.0
 MINUTE = 60.0
@@ -215,6 +217,42 @@ def test_new_files_order_one_and_a_path_that_vanishes_is_said(bench: Bench, tmp_
         f"retrain.triggers.data.path = {str(data)!r}: there is nothing at this path; no retraining until it is mended"
     )
     assert bench.words.count(said) == 1
+
+
+def test_labels_that_a_retraining_learns_from_order_no_other_one(bench: Bench) -> None:
+    """Not while it runs, nor after it, also those that came before it took them; where it fails they count again."""
+    encoding = Encoding(("a", "b"), (4, 4, 1), "uint8", {"mean": [1.0], "std": [1.0]})
+    write_bundle(bench.store, "b" * 16, experiment=experiment(), encoding=encoding, dataset="d", run="r",
+                 metrics={"accuracy": 0.9}, files={"onnx-fp32": ("m.onnx", b"m")}, variants=("onnx-fp32",))  # fmt: skip
+    answers = [{"id": f"{i}#0", "request_id": str(i), "row": 0, "at_ns": i, "version": 1, "variant": "onnx-fp32",
+                "input": b"0", "outputs": [1.0, 0.0]} for i in range(30)]  # fmt: skip
+    served.ledger(bench.store, "digits").append(answers)
+    heard_ns = int((NOW - 60) * 1e9)
+    labels = [feedback.word(str(i), 0, "label", "a", client, heard_ns) for i in range(30) for client in "xyz"]
+    feedback.ledger(bench.store, "digits").append(labels)
+    wanted = {"feedback": {"labels": 20, "every": "1s"}}
+    bench.seen = replace(bench.seen, experiment=experiment(triggers=wanted, labels={"client_share": 1.0}))
+
+    bench.step(4)
+    (order,) = bench.unfinished()
+    bench.step(5)
+    waits = [text for text in bench.words if "waits" in text]
+    bench.job("FAILED", exit_code=2)
+    bench.step(4)
+    (second,) = bench.unfinished()
+    later = [
+        feedback.word(str(i), 0, "label", "b", client, int(bench.now * 1e9)) for i in range(30) for client in "xyz"
+    ]
+    feedback.ledger(bench.store, "digits").append(later)
+    learnt = history.row("registered", 1, 2, "60 labels", order=second.id, until_ns=int((bench.now + 1) * 1e9))
+    history.ledger(bench.store, "digits").append([learnt])
+    orders.finish(bench.store, second, Result("refused", bench.now, "it is worse", "c" * 16, 2))
+    bench.step(5)
+
+    assert (order.cause, order.words) == ("feedback", "30 believed labels that no training has learnt from")
+    assert waits == []
+    assert second.words == order.words
+    assert bench.unfinished() == []
 
 
 def test_a_memory_that_is_lost_or_damaged_rolls_out_nothing_old(bench: Bench) -> None:

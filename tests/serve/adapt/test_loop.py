@@ -247,3 +247,21 @@ def test_new_bounds_hold_from_the_next_tick(tmp_path: Path, begin: Callable[[Han
 
     assert Mailbox(tmp_path).wait(name, 1)["done"]
     assert entries(tmp_path, "state")[-1]["why"] == "settings"
+
+
+def test_a_candidate_that_a_replica_cannot_hear_of_is_taken_back(
+    tmp_path: Path, begin: Callable[[Hands], Loop], say: Any
+) -> None:
+    hands = Hands({"a": 0})
+    hands.refusing = "candidate"
+    loop = begin(hands)
+    loop.tick(NOW)
+    say("canary", {"bundle": "b2", "version": 2})
+
+    for i in range(1, 4):
+        loop.tick(NOW + i / 5)
+
+    assert (loop.rollout.phase, loop.rollout.events[-1].words) == ("taken back", "it cannot")
+    assert len(entries(tmp_path, "failed")) == 1
+    found = replay(read(journal(tmp_path)).entries)
+    assert (found.differences, found.problems) == ([], [])
