@@ -65,7 +65,7 @@ class Canary:
 
     def __init__(self, core: Core, rivals: Rivals) -> None:
         self._core, self._rivals = core, rivals
-        self._told: tuple[int, Fate | None] | None = None  # the version and kind of failure that the log has
+        self._told: set[tuple[int, Fate | None]] = set()  # versions and kinds of failure that the log has
 
     # Meant for the stable version
 
@@ -225,13 +225,15 @@ class Canary:
 
     def _tell(self, candidate: Model, failure: Failure, request_id: str) -> None:
         """Once for each kind: there may be thousands, and they are counted."""
-        if _is_clients(failure.error) or self._told == (candidate.version, failure.fate):
+        kind = candidate.version, failure.fate
+        if _is_clients(failure.error) or kind in self._told:
             return
-        self._told = candidate.version, failure.fate
-        why = failure.fate or "is not back in good time"
+        self._told.add(kind)
+        why = "is not back in good time" if failure.fate is None else f"ended {failure.fate}"
         reason = f" ({first_line(failure.error)})" if failure.error is not None else ""
         words = "version %d: request %s %s%s, and so the stable version is asked; more of the kind are counted only"
-        _log.warning(words, candidate.version, request_id, why, reason, exc_info=failure.error)
+        trace = None if isinstance(failure.error, RequestError) else failure.error
+        _log.warning(words, candidate.version, request_id, why, reason, exc_info=trace)
 
     # What is counted for the replica
 

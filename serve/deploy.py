@@ -171,7 +171,7 @@ def replace(session: Session, bundle: Bundle, version: int, *, timeout_s: float 
 
     Raises:
         NotFoundError: there is no such endpoint.
-        ConfigError: the endpoint's settings allow no rung of the version.
+        ConfigError: the endpoint's settings allow no rung of the version, or promise what none of them can keep.
         DeployError, DeadlineError: as `deploy`.
     """
     deadline = time.monotonic() + timeout_s
@@ -185,6 +185,7 @@ def replace(session: Session, bundle: Bundle, version: int, *, timeout_s: float 
         today = bundle.experiment.model_copy(update={"serve": Serve.model_validate(told["serve"])})
         served = dataclasses.replace(bundle, experiment=today)
         check_served(served)
+        _check_possible(served)
         wanted = previous | {"deployments": [deployment | {"user_config": told}]}
         _put(session, {**before, bundle.name: wanted})
     _wait(session, served, version, previous, deadline)

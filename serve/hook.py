@@ -27,10 +27,10 @@ class Hook:
     async def ask(self, client: str, request_id: str) -> str:
         """Returns the id of the wish once it is kept; the same request again is the same wish.
 
-        Raises RequestError: 404 where the webhook is closed, 429 where enough wait, 503 where it cannot be kept.
+        Raises RequestError: 409 where the webhook is closed, 429 where enough wait, 503 where it cannot be kept.
         """
         if self.closed:
-            raise refusal(404, "path", "retrain", f"is not answered here ({self.closed})", "see docs/retraining.md")
+            raise refusal(409, "retrain", self._name, self.closed, "switch it on in the experiment file and deploy it")
         name = hashlib.blake2b(f"{client}\0{request_id}".encode(), digest_size=8, person=b"retrain").hexdigest()
         wish = Ask(name, time.time(), f"by client {client}")
         try:

@@ -18,6 +18,7 @@ _ERRORS = {
     "401": "no token or a wrong one",
     "403": "a token whose role is not enough",
     "404": "unknown path, model or version",
+    "409": "retrain.triggers.webhook or adapt.enabled is off",
     "413": "a body over serve.max_body",
     "415": "a content type this path does not take",
     "422": "a body that is not what its content type says, or cannot be used",
@@ -156,8 +157,8 @@ def _feedback() -> dict[str, Any]:
 
 
 def _retrain() -> dict[str, Any]:
-    answer = {"202": {"description": "kept: ordered when cooldown and budget allow it; 404 where the webhook is off"}}
-    errors = _responses(None, ("401", "403", "404", "429"))
+    answer = {"202": {"description": "kept, and ordered when cooldown and budget allow it"}}
+    errors = _responses(None, ("401", "403", "404", "409", "429"))
     errors.pop("200")
     summary = "Ask for a retraining; the token's role is operate or more, and the body means nothing"
     return {"summary": summary, "responses": answer | errors}

@@ -247,7 +247,7 @@ class Web:
 
     async def _retrain(self, request: Request, model: Model) -> Reply:
         if self._hook is None:
-            raise refusal(404, "path", request.path, "no retraining is ordered here", "ask a deployed endpoint")
+            raise refusal(409, "path", request.path, "no retraining is ordered here", "ask a deployed endpoint")
         await self._body(request)  # whatever a sender of webhooks puts there means nothing here
         wish = await self._hook.ask(request.client, request.id)
         return Reply({"model": model.bundle.name, "accepted": wish, "request_id": request.id}, 202)

@@ -95,6 +95,9 @@ def run(
 ) -> None:
     """Do it all: preprocess, tune (where asked), train, evaluate, deploy; skip what has not changed."""
     if kubernetes:
+        if watch:
+            mend = "leave one of the two away; trimtab history NAME shows what is in the store"
+            raise UserError("--watch", True, "does not go with --kubernetes", mend)
         from trimtab.kubernetes import run as on_kubernetes
 
         screen = _workspace(as_json).screen

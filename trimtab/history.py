@@ -101,6 +101,8 @@ def follow(experiment: Experiment, workspace: Workspace) -> None:
     """Say on the screen what the loop does, until it is interrupted; it goes on without anybody who looks."""
     screen = workspace.screen
     screen.word("watch", "what the endpoint does by itself from now on; Ctrl-C ends the watching alone")
+    if not experiment.adapt.enabled:
+        screen.word("watch", "adapt.enabled is off: it does nothing by itself")
     events = Tail(experiment.name, workspace, time.time())
     try:
         while True:

@@ -14,6 +14,7 @@ import pytest
 
 from cluster import history
 from cluster.config import Labels, Retrain, Rollout
+from cluster.errors import NotFoundError
 from cluster.registry import Registry
 from cluster.session import Session
 from cluster.store import DamagedError, Store
@@ -201,6 +202,13 @@ def test_bad_versions_are_taken_back_a_good_one_is_promoted_and_nobody_is_failed
 def _history(store: Store) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = history.ledger(store, NAME).read().sort_by("at_ns").to_pylist()
     return found
+
+
+def test_what_no_endpoint_serves_is_not_promoted(cluster: Session, store: Store, make_bundle: Make) -> None:
+    bundle = make_bundle(store, 1, name="nowhere")
+
+    with pytest.raises(NotFoundError, match="no endpoint 'nowhere'"):
+        promote(cluster, store, "nowhere", bundle.key, 9)
 
 
 def test_a_version_whose_files_were_altered_is_not_promoted(cluster: Session, store: Store, make_bundle: Make) -> None:

@@ -827,7 +827,7 @@ def test_a_wish_that_nobody_would_take_up_is_refused(core: Core, store: Store, h
 
     answer = asyncio.run(_wish(web, "secret"))
 
-    assert (answer.status_code, closed in answer.json()["error"]) == (404, True)
+    assert (answer.status_code, closed in answer.json()["error"]) == (409, True)
     assert orders.asked(store, "shades") == []
 
 

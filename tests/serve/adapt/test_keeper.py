@@ -219,17 +219,28 @@ def test_new_files_order_one_and_a_path_that_vanishes_is_said(bench: Bench, tmp_
     assert bench.words.count(said) == 1
 
 
-def test_labels_that_a_retraining_learns_from_order_no_other_one(bench: Bench) -> None:
-    """Not while it runs, nor after it, also those that came before it took them; where it fails they count again."""
+@pytest.fixture
+def labelled(bench: Bench) -> Bench:
+    """Version 1 has answered `a` 30 times, and three clients agree."""
     encoding = Encoding(("a", "b"), (4, 4, 1), "uint8", {"mean": [1.0], "std": [1.0]})
     write_bundle(bench.store, "b" * 16, experiment=experiment(), encoding=encoding, dataset="d", run="r",
                  metrics={"accuracy": 0.9}, files={"onnx-fp32": ("m.onnx", b"m")}, variants=("onnx-fp32",))  # fmt: skip
-    answers = [{"id": f"{i}#0", "request_id": str(i), "row": 0, "at_ns": i, "version": 1, "variant": "onnx-fp32",
+    at_ns = int((NOW - 100) * 1e9)
+    answers = [{"id": f"{i}#0", "request_id": str(i), "row": 0, "at_ns": at_ns, "version": 1, "variant": "onnx-fp32",
                 "input": b"0", "outputs": [1.0, 0.0]} for i in range(30)]  # fmt: skip
     served.ledger(bench.store, "digits").append(answers)
-    heard_ns = int((NOW - 60) * 1e9)
-    labels = [feedback.word(str(i), 0, "label", "a", client, heard_ns) for i in range(30) for client in "xyz"]
-    feedback.ledger(bench.store, "digits").append(labels)
+    say(bench, "a", NOW - 60)
+    return bench
+
+
+def say(bench: Bench, label: str, at: float) -> None:
+    words = [feedback.word(str(i), 0, "label", label, client, int(at * 1e9)) for i in range(30) for client in "xyz"]
+    feedback.ledger(bench.store, "digits").append(words)
+
+
+def test_labels_that_a_retraining_learns_from_order_no_other_one(labelled: Bench) -> None:
+    """Not while it runs, nor after it, also those that came before it took them; where it fails they count again."""
+    bench = labelled
     wanted = {"feedback": {"labels": 20, "every": "1s"}}
     bench.seen = replace(bench.seen, experiment=experiment(triggers=wanted, labels={"client_share": 1.0}))
 
@@ -240,10 +251,7 @@ def test_labels_that_a_retraining_learns_from_order_no_other_one(bench: Bench) -
     bench.job("FAILED", exit_code=2)
     bench.step(4)
     (second,) = bench.unfinished()
-    later = [
-        feedback.word(str(i), 0, "label", "b", client, int(bench.now * 1e9)) for i in range(30) for client in "xyz"
-    ]
-    feedback.ledger(bench.store, "digits").append(later)
+    say(bench, "b", bench.now)
     learnt = history.row("registered", 1, 2, "60 labels", order=second.id, until_ns=int((bench.now + 1) * 1e9))
     history.ledger(bench.store, "digits").append([learnt])
     orders.finish(bench.store, second, Result("refused", bench.now, "it is worse", "c" * 16, 2))
@@ -253,6 +261,22 @@ def test_labels_that_a_retraining_learns_from_order_no_other_one(bench: Bench) -
     assert waits == []
     assert second.words == order.words
     assert bench.unfinished() == []
+
+
+def test_drift_orders_one_once_labels_say_that_it_costs_accuracy(labelled: Bench) -> None:
+    bench, settings = labelled, experiment(triggers={"drift": True}, labels={"client_share": 1.0})
+    bench.seen = replace(bench.seen, experiment=settings, drift_since=NOW - 200)
+
+    bench.step(2)
+    right = bench.unfinished()
+    say(bench, "b", bench.now)  # thought better of
+    bench.now += 20.0
+    bench.step(2)
+
+    assert right == []
+    assert any("20 labels and more do not show that it costs accuracy" in text for text in bench.words)
+    (order,) = bench.unfinished()
+    assert order.words.startswith("drift costs version 1 accuracy: 0 of 30 labelled answers are right, 0.900")
 
 
 def test_a_memory_that_is_lost_or_damaged_rolls_out_nothing_old(bench: Bench) -> None:
