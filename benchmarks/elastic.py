@@ -31,8 +31,8 @@ import sys
 from cluster import experiment, session
 from cluster.progress import Progress
 from cluster.store import Store
-from jobs import preprocess, train
-train.RESIZE_EVERY_S = 3.0
+from jobs import fit, preprocess, train
+fit.RESIZE_EVERY_S = 3.0
 session.connect()
 made, store = experiment.load("-"), Store.open(sys.argv[1])
 preprocess.run(made, store, "digits", lambda *_: None)

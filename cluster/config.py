@@ -328,6 +328,8 @@ class Train(Section):
     """A checkpoint inside an epoch that takes longer than this; each epoch ends with one anyway."""
     collective_timeout: Duration = 600.0
     """A worker that waits longer than this for the others fails instead of hanging."""
+    wait: Duration = 0.0
+    """How long to wait for a cluster with CPUs or GPUs enough; by default one with too few is refused at once."""
 
     @property
     def augmentations(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ three things: which field, which value, and how to mend it.
     |- NotFoundError           4  no such model, version, dataset or job
     |- UnauthorisedError       5  the cluster or the endpoint refused the token
     |- DeadlineError         124  it took longer than it may
+    |- StoppedError          143  somebody asked it to stop, and it did
     `- UserError               2  a mistake in what was typed or in the data it points to
        |- ConfigError             the experiment file
        |- DataError               the rows, files or folders it names
@@ -39,6 +40,10 @@ class UnauthorisedError(TrimtabError):
 
 class DeadlineError(TrimtabError):
     exit_code = 124
+
+
+class StoppedError(TrimtabError):
+    exit_code = 143
 
 
 class UserError(TrimtabError):

@@ -35,6 +35,7 @@ SINGULAR: dict[Kind, str] = {
     "code": "code",
 }
 MANIFEST = "manifest.json"
+FULL = errno.ENOSPC, errno.EDQUOT
 RESERVE_BYTES = 256 * 1024**2  # kept free for everything else that writes to the disk
 
 
@@ -96,7 +97,7 @@ class Store:
             with tempfile.TemporaryFile(dir=root):
                 pass
         except OSError as error:
-            raise _not_writable(str(root), error) from error
+            raise not_writable(str(root), error) from error
         return Store(str(root), root)
 
     def check_room(self, num_bytes: int) -> None:
@@ -154,7 +155,7 @@ class Store:
                 return
             write_whole(self.local / path, data)
         except OSError as error:
-            raise _not_writable(self.uri, error) from error
+            raise not_writable(self.uri, error) from error
 
     def get(self, path: str) -> bytes | None:
         """What `put` wrote there, or None."""
@@ -199,11 +200,12 @@ def _rename(source: Path, target: Path) -> None:
     except OSError as error:
         # Another writer published the same key first: same inputs, same content, so theirs is ours.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise _not_writable(str(target), error) from error
+            raise not_writable(str(target), error) from error
 
 
-def _not_writable(uri: str, error: OSError) -> StoreError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+def not_writable(uri: str, error: OSError) -> StoreError:
+    """What a failed write to the store is to its user."""
+    full = error.errno in FULL
     problem = "the disk is full" if full else f"cannot be written ({error.strerror or error})"
     mend = "free some space or name another store" if full else "name a writable folder in TRIMTAB_STORE or --store"
     return StoreError("store", uri, problem, mend)

@@ -19,13 +19,14 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from cluster import dashboard, shipping
-from cluster.errors import ClusterError, NotFoundError, TrimtabError, UnauthorisedError
+from cluster.errors import ClusterError, DeadlineError, NotFoundError, TrimtabError, UnauthorisedError
 from cluster.session import Session, rest
 
 Status = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"]
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _POLL_S = 0.3
 _PATIENCE_S = 20.0  # how long a cluster may be unreachable before following it is given up
+_END_S = 60.0  # one that has not started yet starts before it is stopped
 _CHUNK_BYTES = 1 << 16
 
 
@@ -115,14 +116,23 @@ def job(session: Session, submission_id: str) -> Job:
 
 
 def stop(session: Session, submission_id: str) -> bool:
-    """Ask a job to stop: SIGTERM, and SIGKILL after ten seconds. False when it had already ended.
+    """Stop a job, also one that has not started yet, and wait until it has ended. False when it already had.
+
+    It gets a SIGTERM, in answer to which a training keeps a checkpoint, and SIGKILL after ten seconds.
 
     Raises:
         NotFoundError: the cluster knows no such job.
+        DeadlineError: it had not ended after a minute.
     """
     if job(session, submission_id).status in ENDED:
         return False
-    return bool(rest(session, "POST", _path(submission_id) + "/stop")["stopped"])
+    stopped = bool(rest(session, "POST", _path(submission_id) + "/stop")["stopped"])
+    until = time.monotonic() + _END_S
+    while job(session, submission_id).status not in ENDED:
+        if time.monotonic() > until:
+            raise DeadlineError(f"job {submission_id} was told to stop and has not ended; see: trimtab logs")
+        time.sleep(_POLL_S)
+    return stopped
 
 
 def logs(session: Session, submission_id: str) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from jobs import checkpoint
 from jobs.follower import Follower
-from jobs.loop import Trainer, Work, run_epochs
+from jobs.loop import Ending, Trainer, Work, run_epochs
 from jobs.ranks import Ranks
 
 
@@ -29,6 +29,12 @@ class Alone(Trainer):
 
     def _report(self, entry: dict[str, Any], name: str) -> None:
         pass
+
+    def _is_told(self) -> bool:
+        return False
+
+    def _is_to_ask(self) -> bool:
+        return False
 
     def _resume(self) -> None:
         pass
@@ -47,14 +53,17 @@ class Inline(Alone):
     def _report(self, entry: dict[str, Any], name: str) -> None:  # noqa: ARG002
         checkpoint.keep(self.work.store, self._key, self.parts(), self.course)
 
+    def _is_told(self) -> bool:
+        return self._follower.is_recalled
+
     def _resume(self) -> None:
         kept = checkpoint.kept(self.work.store, self._key)
         if kept is not None:
             self.go_on(*kept)
 
 
-def train(work: Work, key: str, follower: Follower) -> tuple[checkpoint.Course, str]:
-    """The course of the training, and what went wrong with it, empty if nothing did."""
+def train(work: Work, key: str, follower: Follower) -> tuple[checkpoint.Course, Ending]:
+    """The course of the training, and how it came to its end."""
     threads = torch.get_num_threads()
     try:
         trainer = Inline(work, key, follower)

@@ -1,14 +1,15 @@
 """What a training must remember to go on where it stopped, as one file; and the folder its checkpoints lie in.
 
 A state is a dict of tensors and plain values, so that it is read back without running code from it; its sha256 lies
-beside it. Ray Train makes a checkpoint exist by naming it in a snapshot file; this module knows that file only to
-notice a broken one, and to take the names of damaged checkpoints out of it.
+beside it. Ray Train makes a checkpoint exist by naming it in a snapshot file; this module knows that file only to take
+the names of damaged checkpoints out of it, and to write it anew where it was cut off.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import json
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 STATE, DIGEST, OWNER, INLINE = "state.pt", "state.sha256", "owner", "inline.pt"
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's
+_VALIDATIONS = tuple(
+    f"{outcome}_checkpoint_dir_names" for outcome in ("validated", "timed_out_validation", "failed_validation")
+)
 
 
 class CheckpointError(TrimtabError):
@@ -78,12 +82,24 @@ def _reason_to_stop(entry: dict[str, Any], rule: EarlyStopping, stale: int) -> s
     return f"no better {rule.metric} for {stale} epochs" if stale >= rule.patience else ""
 
 
-def save(folder: Path, parts: dict[str, Any], course: Course) -> None:
-    """Write `state.pt`: the state dicts in `parts` (model, optimizer, scheduler) and the course; and its sha256."""
+def save(folder: Path, parts: dict[str, Any], course: Course) -> int:
+    """Write `state.pt`: the state dicts in `parts` (model, optimizer, scheduler) and the course; and its sha256.
+
+    Returns its bytes. Raises OSError when there is no room for them.
+    """
+    data = _bytes(parts, course)
+    (folder / STATE).write_bytes(data)
+    (folder / DIGEST).write_text(sha256(data))
+    return len(data)
+
+
+def _bytes(parts: dict[str, Any], course: Course) -> bytes:
+    """By way of memory: into a file on a full disk, PyTorch's writer fails without saying why."""
     import torch
 
-    torch.save({**parts, "course": asdict(copy.copy(course))}, folder / STATE)
-    (folder / DIGEST).write_text(sha256((folder / STATE).read_bytes()))
+    out = io.BytesIO()
+    torch.save({**parts, "course": asdict(copy.copy(course))}, out)
+    return out.getvalue()
 
 
 def load(folder: Path) -> tuple[dict[str, Any], Course]:
@@ -95,14 +111,13 @@ def load(folder: Path) -> tuple[dict[str, Any], Course]:
 
 
 def keep(store: Store, key: str, parts: dict[str, Any], course: Course) -> None:
-    """As `save`, whole and over the one before, for a training that Ray Train does not drive."""
-    with tempfile.TemporaryDirectory() as made:
-        save(Path(made), parts, course)
-        system, path = _folder(store, key)
-        system.create_dir(path)
-        with system.open_output_stream(f"{path}/{INLINE}.part") as stream:
-            stream.write((Path(made) / STATE).read_bytes())
-        system.move(f"{path}/{INLINE}.part", f"{path}/{INLINE}")
+    """As `save`, whole and over the one before, for a training that Ray Train does not drive.
+
+    Raises StoreError when the store does not take it; the one before stays.
+    """
+    data = _bytes(parts, course)
+    store.check_room(len(data))
+    store.put(f"checkpoints/{key}/{INLINE}", data)
 
 
 def kept(store: Store, key: str) -> tuple[dict[str, Any], Course] | None:
@@ -152,19 +167,24 @@ def claim(store: Store, key: str, fingerprint: str) -> None:
     store.put(f"checkpoints/{key}/{OWNER}", fingerprint.encode())
 
 
+def is_there(store: Store, key: str) -> bool:
+    """Whether a training has kept a checkpoint under the key."""
+    return any(store.get(f"checkpoints/{key}/{name}") is not None for name in (SNAPSHOT, INLINE))
+
+
 def pass_over_damaged(store: Store, key: str) -> str:
     """Take damaged checkpoints out of the run's snapshot, so that it goes on from the newest whole one.
 
     Says what was found, in a sentence; empty when nothing was wrong.
     """
-    if discard_if_broken(store, key):
-        return "the list of checkpoints was cut off in the middle of being written; training begins anew"
     system, path = _folder(store, key)
-    try:
-        with system.open_input_stream(f"{path}/{SNAPSHOT}") as stream:
-            snapshot = json.loads(stream.read())
-    except FileNotFoundError:
+    data = store.get(f"checkpoints/{key}/{SNAPSHOT}")
+    if data is None:
         return ""
+    try:
+        snapshot = json.loads(data)
+    except ValueError:
+        return _list_anew(store, key)
     results, indices = snapshot["checkpoint_results"], snapshot["checkpoint_report_indices"]
     whole = [_is_whole(system, f"{path}/{result['checkpoint_dir_name']}") for result in results]
     if all(whole):
@@ -192,18 +212,23 @@ def _is_whole(system: Any, folder: str) -> bool:
         return False
 
 
-def discard_if_broken(store: Store, key: str) -> bool:
-    """Remove a run whose snapshot was cut off in the middle of being written: it could never go on."""
+def _list_anew(store: Store, key: str) -> str:
+    """Write the snapshot that was cut off (a full disk, a death) anew, from the whole checkpoints in the folder."""
     system, path = _folder(store, key)
-    try:
-        with system.open_input_stream(f"{path}/{SNAPSHOT}") as stream:
-            json.loads(stream.read())
-    except FileNotFoundError:
-        return False
-    except ValueError:
+    folders = [info for info in system.get_file_info(fs.FileSelector(path)) if info.type == fs.FileType.Directory]
+    whole = [info for info in folders if _is_whole(system, info.path)]
+    said = "the list of checkpoints was cut off in the middle of being written"
+    if not whole:
         discard(store, key)
-        return True
-    return False
+        return f"{said}; none is whole, training begins anew"
+    whole.sort(key=lambda info: system.get_file_info(f"{info.path}/{STATE}").mtime_ns)
+    results = [{"version": 0, "checkpoint_dir_name": info.base_name, "metrics": {}} for info in whole]
+    lists = ("pending_training_results", "pending_validation_specs", *_VALIDATIONS)
+    snapshot: dict[str, Any] = {name: [] for name in lists}
+    snapshot |= {"checkpoint_results": results, "checkpoint_report_indices": list(range(len(results)))}
+    snapshot |= {"latest_checkpoint_result": results[-1], "current_report_index": len(results)}
+    store.put(f"checkpoints/{key}/{SNAPSHOT}", json.dumps(snapshot).encode())
+    return f"{said}; going on from {whole[-1].base_name}"
 
 
 def _folder(store: Store, key: str) -> tuple[Any, str]:

@@ -22,16 +22,22 @@ COUNTERS = ("epoch", "attempt", "world_size")  # of an entry, which are no metri
 
 
 class Board:
-    """A small actor between rank 0 and the driver: newest figures, those of each finished epoch, and a flag back."""
+    """A small actor between rank 0 and the driver: newest figures, those of each finished epoch, and flags back."""
 
     def __init__(self) -> None:
-        self._is_stopped = False
+        self._is_stopped = self._is_recalled = False
         self._done, self._figures, self._epochs = 0.0, {}, []  # type: tuple[float, dict[str, Any], list[dict[str, Any]]]
 
-    def write(self, done: float, figures: dict[str, Any], finished: bool) -> None:
+    def write(self, done: float, figures: dict[str, Any], finished: bool) -> bool:
+        """Returns whether the training is to keep a checkpoint at once and leave."""
         self._done, self._figures = done, figures
         if finished:
             self._epochs.append(figures)
+        return self._is_recalled
+
+    def recall(self) -> None:
+        """Ask the training to keep a checkpoint at once and leave."""
+        self._is_recalled = True
 
     def stop(self) -> None:
         """Ask the training to end after the epoch it is in."""
@@ -63,8 +69,10 @@ class Follower:
     """Reads the board while `fit` blocks, in a thread, and passes on what it says."""
 
     def __init__(self, progress: Progress, num_epochs: int) -> None:
-        self._progress, self._num_epochs = progress, num_epochs
+        self.progress, self._num_epochs = progress, num_epochs
         self.log = RunLog(None, None)
+        self.has_begun = False  # something was heard from the training
+        self.is_recalled = False  # set to have the training keep a checkpoint at once and leave
 
     @contextlib.contextmanager
     def watch(self, board: Any) -> Iterator[None]:
@@ -97,6 +105,8 @@ class Follower:
         num_known, last = 0, -1.0
         while not over.wait(POLL_S):
             try:
+                if self.is_recalled:
+                    board.recall.remote()
                 done, figures, epochs = ray.get(board.read.remote(num_known), timeout=10)
                 num_known += len(epochs)
                 for entry in epochs:
@@ -108,13 +118,14 @@ class Follower:
                 self._say(done, figures)
 
     def _say(self, done: float, figures: dict[str, Any]) -> None:
+        self.has_begun = True
         shown = {
             "loss": round(figures["train_loss"], 4),
             "accuracy": round(figures["validation_accuracy"], 4) if "validation_accuracy" in figures else None,
             "rows_per_s": round(figures["rows_per_s"]),
             "straggler": _straggler(figures),
         }
-        self._progress.update(done, self._num_epochs, **{k: v for k, v in shown.items() if v is not None})
+        self.progress.update(done, self._num_epochs, **{k: v for k, v in shown.items() if v is not None})
 
 
 def _straggler(figures: dict[str, Any]) -> str | None:

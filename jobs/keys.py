@@ -31,6 +31,7 @@ PREPROCESS_CODE = (
 )
 TRAIN_CODE = (
     "jobs.train",
+    "jobs.fit",
     "jobs.loop",
     "jobs.alone",
     "jobs.feed",

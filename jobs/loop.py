@@ -1,18 +1,18 @@
 """The training loop, as every worker runs it: read, step, validate, report, until the course is over.
 
 Ray Train calls `loop` on each rank and calls it again from the top after a death, so everything that must survive is
-in the checkpoint. What a step sees and draws depends on (seed, epoch, step) and its rank alone. Knows no source of data
-but a published dataset, and nothing of what becomes of the weights.
+in the checkpoint. A training that is told to leave keeps one at once. What a step sees and draws depends on (seed,
+epoch, step) and its rank alone. Knows no source of data but a published dataset, and nothing of what becomes of the
+weights.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import struct
-import tempfile
 import time
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from ray.train.torch import get_device, prepare_model
 from cluster.config import Experiment
 from cluster.errors import ConfigError
 from cluster.store import Store
-from jobs import checkpoint
+from jobs import checkpoint, notice, report
 from jobs.average import Average
 from jobs.checkpoint import Course
 from jobs.feed import Feed, InMemory, Streamed, balanced_weights
 from jobs.optimise import Fault, Optimiser, Share
-from jobs.pace import Leg, Position, straggler
+from jobs.pace import Leg, Position, Stopwatch, straggler
 from jobs.precision import uses_bf16
 from jobs.ranks import Ranks
 from jobs.schedule import rates
@@ -52,25 +52,41 @@ class Work:
     beginning: Beginning = AT_FIRST
 
 
-def loop(config: dict[str, Work]) -> dict[str, str]:
-    """Train on this rank; returns `failure`, empty if all went well.
+@dataclass(frozen=True)
+class Ending:
+    """How a training came to its end."""
 
-    A loss that is not finite is returned, not raised: raised, it would be retried like a crash and come again.
+    failure: str = ""  # in words, empty if all went well
+    is_left: bool = False  # it was told to leave, and there is more to do
+
+
+class Leave(Exception):
+    """All ranks end here together, before the training's own end; says why where something went wrong."""
+
+
+def loop(config: dict[str, Work]) -> dict[str, Any]:
+    """Train on this rank; returns the fields of an `Ending`.
+
+    A loss that is not finite and a store that is full are returned, not raised: raised, they would be retried like a
+    crash and come again.
     """
     give_way(config["work"].beginning.niceness)
-    return {"failure": run_epochs(Trainer(config["work"]))}
+    return asdict(run_epochs(Trainer(config["work"])))
 
 
-def run_epochs(trainer: Trainer) -> str:
-    """Train until the course is over; returns what went wrong."""
-    for epoch in range(len(trainer.course.history), trainer.epochs):
-        if trainer.course.over:  # started again after its last epoch
-            break
-        if failure := trainer.run_epoch(epoch):
-            return failure
-        if trainer.is_told_to_stop():
-            break
-    return ""
+def run_epochs(trainer: Trainer) -> Ending:
+    """Train until the course is over."""
+    try:
+        for epoch in range(len(trainer.course.history), trainer.epochs):
+            if trainer.course.over:  # started again after its last epoch
+                break
+            if failure := trainer.run_epoch(epoch):
+                return Ending(failure)
+            if trainer.is_told_to_stop():
+                break
+    except Leave as left:
+        return Ending(str(left), is_left=True)
+    return Ending()
 
 
 class Trainer:
@@ -109,6 +125,8 @@ class Trainer:
         self.course, self.position = Course(), Position()
         self.first_step_at = 0.0  # seconds since 1970
         self._generator = torch.Generator()
+        self._answer: Any = None  # the board's, to what it was told last
+        self._asked_at = 0.0  # on the stopwatch's clock, when Ray was asked whether a node is drained
         self._resume()
 
     @property
@@ -165,14 +183,14 @@ class Trainer:
     def say(self, done: float, figures: dict[str, Any], finished: bool = False) -> None:
         """Show the driver how far we are; nobody waits for it."""
         if self.ranks.rank == 0 and self.work.board is not None:
-            self.work.board.write.remote(done, figures, finished)
+            self._answer = self.work.board.write.remote(done, figures, finished)
 
     def is_told_to_stop(self) -> bool:
         """Whether the board says so; rank 0 asks, and all ranks get the same answer."""
         board = self.work.board
         if board is None:
             return False
-        told = float(self.ranks.rank == 0 and ray.get(board.is_stopped.remote()))
+        told = float(self.ranks.rank == 0 and _answer(board.is_stopped.remote()))
         return self.ranks.sums(torch.tensor([told], dtype=torch.float64, device=self.device))[0] > 0
 
     def parts(self) -> dict[str, Any]:
@@ -219,17 +237,24 @@ class Trainer:
         return None
 
     def _look_up(self, leg: Leg) -> None:
-        """All ranks together: say how far we are, and write a checkpoint where the last one is long ago."""
+        """All ranks together: say how far we are, and write a checkpoint where the last one is long ago.
+
+        Raises Leave, with a checkpoint kept, when one of them is told to leave.
+        """
         self.first_step_at = self.first_step_at or time.time()  # the first look is after the first step
         clocks = (leg.watch.elapsed(), leg.unkept_s()) if self.ranks.rank == 0 else (0.0, 0.0)  # rank 0's count for all
-        loss, num_rows, elapsed, unkept = self.ranks.sums(torch.cat([leg.total, leg.total.new_tensor(clocks)]))
+        mine = leg.total.new_tensor((*clocks, float(self._is_told()), float(self._is_to_ask())))
+        loss, num_rows, elapsed, unkept, told, ask = self.ranks.sums(torch.cat([leg.total, mine]))
+        must_leave = told > 0 or (ask > 0 and notice.is_node_drained())
         leg.watch.lap("sync")
         leg.pulse.plan(leg.step, elapsed)
         figures = {"epoch": leg.epoch, "train_loss": loss / num_rows, "rows_per_s": leg.speed(num_rows, elapsed)}
         self.say(leg.epoch + leg.step / self.feed.num_steps, figures)
-        is_last = leg.step == self.feed.num_steps
-        if unkept >= self.recipe.checkpoint_every and not is_last and self.optimiser.settle() is None:
+        is_due = unkept >= self.recipe.checkpoint_every and leg.step < self.feed.num_steps
+        if (is_due or must_leave) and self.optimiser.settle() is None:
             self._keep(leg, loss, num_rows)
+        if must_leave:
+            raise Leave
 
     def _keep(self, leg: Leg, loss_sum: float, num_rows: float) -> None:
         """A checkpoint in the middle of an epoch. A collective."""
@@ -282,15 +307,26 @@ class Trainer:
         return wrapped
 
     def _report(self, entry: dict[str, Any], name: str) -> None:
-        if self.ranks.rank != 0:
+        """Raises Leave on all ranks when the store does not take the checkpoint."""
+        problem = ""
+        if self.ranks.rank == 0:
+            problem = report.hand_over(self.work.store, entry, name, self.parts(), self.course)
+        else:
             ray.train.report(entry)
-            return
-        # After a restart the same epoch comes again; writing over its old folder could leave a mixture.
-        name = f"{name}-{uuid.uuid4().hex[:8]}"
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint.save(Path(folder), self.parts(), self.course)
-            made = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(entry, checkpoint=made, checkpoint_dir_name=name)
+        if not self.ranks.agree(not problem):
+            raise Leave(problem)
+
+    def _is_told(self) -> bool:
+        """Whether this process was, or the driver, which the board tells rank 0."""
+        answered = [] if self._answer is None else ray.wait([self._answer], timeout=0)[0]
+        return notice.is_given() or any(map(_answer, answered))
+
+    def _is_to_ask(self) -> bool:
+        """Whether it is time to ask Ray for drained nodes; rank 0's clock counts."""
+        if self.ranks.rank != 0 or Stopwatch.now() - self._asked_at < notice.ASK_EVERY_S:
+            return False
+        self._asked_at = Stopwatch.now()
+        return True
 
     def _resume(self) -> None:
         found = ray.train.get_checkpoint()
@@ -314,6 +350,13 @@ class Trainer:
         self.ranks.average(self.network.buffers())
         if self.average is not None:
             self.ranks.average(self.average.network.buffers())
+
+
+def _answer(asked: Any) -> bool:
+    """What the board says; one that is gone, with its driver, says nothing."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        return bool(ray.get(asked))
+    return False
 
 
 def _sums(*values: torch.Tensor | float) -> torch.Tensor:

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from cluster.config import Experiment, Workers
-from cluster.errors import ConfigError, DataError, TrimtabError
+from cluster.config import Experiment
+from cluster.errors import DataError, StoppedError, TrimtabError
 from cluster.experiment import fingerprint
 from cluster.progress import Progress
 from cluster.store import Store
-from jobs import checkpoint
+from jobs import checkpoint, fit, room
 from jobs.checkpoint import Course
-from jobs.follower import Board, Follower, RunLog
+from jobs.follower import Follower, RunLog
 from jobs.warm import AT_FIRST, Beginning
 from tasks.dataset import Dataset, read_dataset
 from tasks.task import load_task
@@ -34,12 +31,11 @@ if TYPE_CHECKING:
     from cluster.registry import Registry
     from jobs.command import Context
 
-MEMORY_SHARE = 0.25  # of what is free, for the rows of all workers together
 TRIED_ROWS = 64  # by a task of one's own before any worker starts
-CPU_SHARE = 0.75  # of the cluster's, for the workers: serving replicas and Ray Data's tasks need some too
-RESIZE_EVERY_S = 30.0  # between two looks at whether an elastic training has room for more workers
 # Of a training's settings, those with which a checkpoint goes on as well as with those that it was made with.
-FREE_SETTINGS = {"workers", "max_failures", "keep_checkpoints", "collective_timeout", "device", "checkpoint_every"}
+FREE_SETTINGS = {
+    "workers", "max_failures", "keep_checkpoints", "collective_timeout", "device", "checkpoint_every", "wait"
+}  # fmt: skip
 
 
 def body(context: Context) -> dict[str, Any]:
@@ -75,7 +71,9 @@ def run(
         CheckpointError: the checkpoints under this key are of another model.
         DataError: fewer training rows than workers.
         NotFoundError: no such dataset.
-        TrimtabError: the loss became infinite, or workers died more often than `train.max_failures`.
+        StoppedError: this process had a SIGTERM; the next call goes on from the checkpoint that was kept then.
+        TrimtabError: the loss became infinite, workers died more often than `train.max_failures`, or the
+            store took no more.
     """
     if store.has("runs", key):
         return _figures(store.manifest("runs", key))
@@ -85,12 +83,12 @@ def run(
         _try_task(experiment, dataset)
     _look_at_checkpoints(experiment, store, dataset, key, progress)
 
-    def fit(follower: Follower) -> tuple[Course, str]:
-        if inline and experiment.train.workers == 1 and not must_stream(dataset, 1, max_memory_bytes):
+    def fitted(follower: Follower) -> tuple[Course, str]:
+        if inline and experiment.train.workers == 1 and not fit.must_stream(dataset, 1, max_memory_bytes):
             return _fit_here(experiment, store, dataset, key, follower, asked_at, beginning)
         return _fit(experiment, store, dataset, key, follower, max_memory_bytes, asked_at, beginning)
 
-    figures = _recorded(experiment, store, dataset, key, progress, registry, origin, fit)
+    figures = _recorded(experiment, store, dataset, key, progress, registry, origin, fitted)
     checkpoint.discard(store, key)
     return figures
 
@@ -119,13 +117,13 @@ def _recorded(
     progress: Progress,
     registry: Registry | None,
     origin: Mapping[str, Any],
-    fit: Callable[[Follower], tuple[Course, str]],
+    fitted: Callable[[Follower], tuple[Course, str]],
 ) -> dict[str, Any]:
-    """Publish what `fit` gives, a course and how its rows came, as a run of the registry; returns its figures."""
+    """Publish what `fitted` gives, a course and how its rows came, as a run of the registry; returns its figures."""
     follower = Follower(progress, experiment.train.epochs)
     with _registered(registry, experiment, dataset.key, key, origin) as log:
         follower.log = log
-        course, feed = fit(follower)
+        course, feed = fitted(follower)
         more = {"feed": feed, "mlflow_run": log.run_id, "origin": dict(origin)}
         manifest = _publish(experiment, store, dataset, key, course, **more)
         follower.finish(course)
@@ -171,25 +169,42 @@ def _fit(
 ) -> tuple[Course, str]:
     """Run Ray Train to its end; the course of the last checkpoint, and whether rows came by `memory` or `stream`."""
     import ray
-    from ray.train import TrainingFailedError
 
-    recipe = experiment.train
-    stream = must_stream(dataset, recipe.max_workers, max_bytes)
-    board = ray.remote(num_cpus=0)(Board).remote()
-    needed = resources(experiment, ray.cluster_resources())
-    more = {"stream": stream, "board": board, "needed": needed, "asked_at": asked_at, "beginning": beginning}
-    trainer = ray_trainer(experiment, store, dataset, key, **more)
-    try:
-        with follower.watch(board):
-            result = trainer.fit()
-    except TrainingFailedError as error:
-        raise _sentence(error, recipe.max_failures) from error
-    finally:
-        ray.kill(board)
-    if failure := result.return_value["failure"]:
-        raise _failed(failure, store, key, kept=result.checkpoint is not None)
+    from jobs import notice
+
+    stream = fit.must_stream(dataset, experiment.train.max_workers, max_bytes)
+    with notice.calls(lambda: _recall(follower, store, key)):
+        needed = room.wait(experiment, follower.progress, ray.cluster_resources, ray.available_resources)
+        board = fit.board()
+        more = {"stream": stream, "board": board, "needed": needed, "asked_at": asked_at, "beginning": beginning}
+        try:
+            with follower.watch(board):
+                result = fit.to_end(
+                    lambda: fit.new_trainer(experiment, store, dataset, key, **more), lambda: not follower.is_recalled
+                )
+        finally:
+            ray.kill(board)
+    ending = result.return_value
+    if ending["failure"]:
+        raise _failed(ending["failure"], store, key, kept=result.checkpoint is not None)
+    if ending["is_left"]:
+        raise _stopped(store, key)
     with result.checkpoint.as_directory() as folder:
         return checkpoint.load(Path(folder))[1], "stream" if stream else "memory"
+
+
+def _recall(follower: Follower, store: Store, key: str) -> None:
+    """This process is told to end: so is the training, where it has begun."""
+    if not follower.has_begun:
+        raise _stopped(store, key)
+    follower.is_recalled = True
+
+
+def _stopped(store: Store, key: str) -> StoppedError:
+    if checkpoint.is_there(store, key):
+        return StoppedError("training was stopped; the same command goes on from its last checkpoint")
+    checkpoint.discard(store, key)
+    return StoppedError("training was stopped before its first checkpoint")
 
 
 def _fit_here(
@@ -202,13 +217,16 @@ def _fit_here(
     beginning: Beginning,
 ) -> tuple[Course, str]:
     """The same in this process, as the only rank."""
-    from jobs import alone
+    from jobs import alone, notice
     from jobs.loop import Work
 
     work = Work(experiment, store, dataset.key, stream=False, board=None, asked_at=asked_at, beginning=beginning)
-    course, failure = alone.train(work, key, follower)
-    if failure:
-        raise _failed(failure, store, key, kept=bool(course.history))
+    with notice.calls(lambda: _recall(follower, store, key)):
+        course, ending = alone.train(work, key, follower)
+    if ending.failure:
+        raise _failed(ending.failure, store, key, kept=bool(course.history))
+    if ending.is_left:
+        raise _stopped(store, key)
     return course, "memory"
 
 
@@ -218,101 +236,6 @@ def _failed(failure: str, store: Store, key: str, *, kept: bool) -> TrimtabError
         checkpoint.discard(store, key)
         return TrimtabError(failure)
     return TrimtabError(f"{failure}; the last checkpoint before it stays in {checkpoint.storage_path(store)}/{key}")
-
-
-def ray_trainer(
-    experiment: Experiment,
-    store: Store,
-    dataset: Dataset,
-    key: str,
-    *,
-    stream: bool,
-    board: Any,
-    needed: dict[str, Any],
-    callbacks: Sequence[Any] = (),
-    asked_at: float | None = None,
-    beginning: Beginning = AT_FIRST,
-) -> Any:
-    """Ray Train's trainer, not started; `needed` is what `resources` says, `callbacks` are told of each epoch.
-
-    Its return value's `failure` says why the loss became infinite, empty if it did not.
-    """
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from jobs.loop import Work, loop
-
-    recipe = experiment.train
-    if recipe.rows == "train_and_validation":
-        dataset = dataset.learning_from_validation()
-    return TorchTrainer(
-        loop,
-        train_loop_config={"work": Work(experiment, store, dataset.key, stream, board, asked_at, beginning)},
-        torch_config=TorchConfig(timeout_s=max(1, round(recipe.collective_timeout))),
-        scaling_config=ScalingConfig(
-            num_workers=recipe.workers if isinstance(recipe.workers, int) else (recipe.min_workers, recipe.max_workers),
-            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
-            **needed,
-        ),
-        datasets={"train": _ray_dataset(store, dataset)} if stream else None,
-        run_config=RunConfig(
-            name=key,
-            storage_path=checkpoint.storage_path(store),
-            logging_config=LoggingConfig(log_level="CRITICAL"),
-            failure_config=FailureConfig(max_failures=recipe.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=recipe.keep_checkpoints),
-            callbacks=list(callbacks),
-        ),
-    )
-
-
-def must_stream(dataset: Dataset, workers: int, max_bytes: int | None = None) -> bool:
-    """Whether a copy of the rows on each worker would take more memory than it may."""
-    import psutil
-
-    row_bytes = math.prod(dataset.encoding.shape) * np.dtype(dataset.encoding.dtype).itemsize
-    num_rows = dataset.num_rows("train") + dataset.num_rows("validation")
-    bound = max_bytes if max_bytes is not None else int(psutil.virtual_memory().available * MEMORY_SHARE)
-    return num_rows * row_bytes * workers > bound
-
-
-def _ray_dataset(store: Store, dataset: Dataset) -> Any:
-    import ray.data
-
-    root = f"{store.uri}/datasets/{dataset.key}"
-    paths = [f"{root}/{entry['file']}" for entry in dataset.shards["train"] if entry["rows"]]
-    return ray.data.read_parquet(paths).select_columns(["x", "y"])
-
-
-def resources(experiment: Experiment, cluster: dict[str, float]) -> dict[str, Any]:
-    """What each worker reserves. Raises ConfigError when the cluster cannot have that much."""
-    recipe, cpus, gpus = experiment.train, cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-    least = recipe.min_workers
-    if recipe.device == "cuda" and gpus < least:
-        problem = f"the cluster has {gpus:g} GPUs for {least} workers"
-        raise ConfigError("train.device", recipe.device, problem, "lower train.workers or use device: auto")
-    if cpus < least:
-        problem = f"the cluster has {cpus:g} CPUs"
-        raise ConfigError("train.workers", least, problem, "lower it, or start the cluster with more CPUs")
-    # Elastic workers take a whole CPU each: Ray counts how many there is room for in whole ones.
-    elastic = isinstance(recipe.workers, Workers)
-    share = 1.0 if elastic else min(1.0, int(100 * CPU_SHARE * cpus / least) / 100)
-    use_gpu = recipe.device != "cpu" and gpus >= least
-    return {"use_gpu": use_gpu, "resources_per_worker": {"CPU": share, **({"GPU": 1} if use_gpu else {})}}
-
-
-def _sentence(error: Any, max_failures: int) -> TrimtabError:
-    """What went wrong, from Ray's account of every rank: our own errors as they were, others in one line."""
-    causes = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
-    for cause in causes:
-        inner: BaseException | None = cause
-        while inner is not None:
-            if isinstance(inner, TrimtabError):
-                return inner
-            inner = getattr(inner, "cause", None) or inner.__cause__
-    lines = [line for cause in causes for line in str(cause).strip().splitlines()[-1:]]
-    reason = lines[0] if lines else type(error).__name__
-    return TrimtabError(f"training failed and was not started again (train.max_failures = {max_failures}): {reason}")
 
 
 def _publish(
@@ -374,7 +297,7 @@ def _registered(
     run_id = registry.start_run(experiment.name, key, params, tags, parent=origin.get("mlflow_run"))
     try:
         yield RunLog(registry, run_id)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError):
         registry.end_run(run_id, "KILLED")
         raise
     except Exception:

@@ -32,7 +32,7 @@ SECTIONS = {
     "train": [
         "workers", "device", "precision", "epochs", "rows", "batch_size", "accumulate", "schedule", "warmup",
         "learning_rate", "weight_decay", "clip_norm", "ema", "class_weights", "augment", "early_stopping",
-        "max_failures", "keep_checkpoints", "checkpoint_every", "collective_timeout",
+        "max_failures", "keep_checkpoints", "checkpoint_every", "collective_timeout", "wait",
     ],
     "tune": [
         "space", "algorithm", "early_stop", "metric", "latency", "trials", "minutes", "target", "parallel",
@@ -124,6 +124,7 @@ def test_the_exit_codes() -> None:
         "NotFoundError": 4,
         "UnauthorisedError": 5,
         "DeadlineError": 124,
+        "StoppedError": 143,
     }
 
 

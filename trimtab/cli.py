@@ -503,7 +503,7 @@ def stop(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Stop a running job."""
+    """Stop a job, running or waiting, and wait until it has ended; a training keeps a checkpoint first."""
     from cluster import submit
 
     workspace = _workspace(as_json, cluster, address)

@@ -17,7 +17,7 @@ from cluster.config import Experiment, Tune
 from cluster.errors import ConfigError, DataError
 from cluster.progress import Progress
 from cluster.store import Store
-from jobs import checkpoint, train
+from jobs import checkpoint, fit
 from jobs.checkpoint import Course
 from tasks.dataset import Dataset, read_dataset
 from tune import earlier, population, results, trials
@@ -125,7 +125,7 @@ class Search:
         from tune.relay import watching
 
         known = earlier.trials(self.store, self.experiment, self.dataset.key, self.space)
-        stream = train.must_stream(self.dataset, self.section.workers)
+        stream = fit.must_stream(self.dataset, self.section.workers)
         own_process = self.section.workers == 1 and not stream
         cores = os.cpu_count() if len(ray.nodes()) == 1 else None
         found = room(self.experiment, ray.cluster_resources(), cores, own_process)

@@ -18,11 +18,9 @@ import numpy as np
 from ray import tune
 
 from cluster.config import Experiment
-from cluster.errors import TrimtabError, first_line
 from cluster.store import Store
-from jobs import checkpoint, train
+from jobs import checkpoint, fit
 from jobs.alone import Alone
-from jobs.follower import Board
 from jobs.loop import Work
 from tasks.dataset import Dataset, SplitName, read_dataset
 from tune import space
@@ -165,7 +163,7 @@ class Distributed(tune.Trainable):
 
         experiment = self._brief.at(point)
         self._latency, self._num_known = self._brief.latency(experiment), 0
-        self._board = ray.remote(num_cpus=0)(Board).remote()
+        self._board = fit.board()
         self._driver = ray.remote(num_cpus=0)(Driver).remote()
         name = f"{self._brief.search}-{self.trial_id}"
         self._ended = self._driver.fit.remote(self._brief, experiment, name, self._board)
@@ -176,17 +174,14 @@ class Driver:
 
     def fit(self, brief: Brief, experiment: Experiment, name: str, board: Any) -> dict[str, Any]:
         """The last epoch's figures with `over`, or `failure`. Raises TrimtabError when its workers died too often."""
-        from ray.train import TrainingFailedError
-
         dataset = read_dataset(brief.store, brief.dataset)
         needed = dict(brief.needed or {})
-        trainer = train.ray_trainer(
-            experiment, brief.store, dataset, name, stream=brief.stream, board=board, needed=needed
+        result = fit.to_end(
+            lambda: fit.new_trainer(
+                experiment, brief.store, dataset, name, stream=brief.stream, board=board, needed=needed
+            ),
+            goes_on=lambda: True,
         )
-        try:
-            result = trainer.fit()
-        except TrainingFailedError as error:
-            raise TrimtabError(f"its training failed: {first_line(error)}") from error
         if failure := result.return_value["failure"]:
             return {**FAILED, "failure": failure, "over": ""}
         with result.checkpoint.as_directory() as folder:

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from cluster import progress, session, submit
@@ -63,6 +64,24 @@ def test_a_line_arrives_while_the_job_runs(cluster):
     outcome, _ = _followed(cluster, job)
     assert outcome.status == "STOPPED"
     assert not submit.stop(cluster, job)
+
+
+def test_a_job_that_is_stopped_before_it_has_started_ends_and_leaves_no_process(cluster):
+    mark = "stopped-before-it-started"
+    job = submit.submit(cluster, _python(f"import time; time.sleep(600); {mark!r}"), submission_id="pending")
+    status = submit.job(cluster, job).status
+
+    assert submit.stop(cluster, job)
+
+    assert (status, submit.job(cluster, job).status) == ("PENDING", "STOPPED")
+    processes = psutil.Process(cluster.pid).children(recursive=True)
+    assert not [one for one in processes if one.is_running() and mark in " ".join(_words(one))]
+
+
+def _words(process):
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def test_a_job_gets_its_environment_and_is_listed_with_its_metadata(cluster):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,3 +141,27 @@ def trained_digits(
 @pytest.fixture
 def endpoint(trained_digits: Path, tmp_path: Path) -> Endpoint:
     return Endpoint(Store.open(str(shutil.copytree(trained_digits, tmp_path / "store"))))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for a few checkpoints of the digits."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture(scope="session")
+def fill() -> Callable[[Path], None]:
+    """Fills a file system to its last page, with the file `filler`."""
+
+    def write(place: Path) -> None:
+        with contextlib.suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    return write

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from cluster import store as stores
 from cluster.config import Experiment
+from cluster.errors import StoreError
 from cluster.progress import Progress
 from cluster.store import Store
 from jobs import alone, checkpoint, pace
 from jobs.checkpoint import Course
 from jobs.follower import Follower
-from jobs.loop import Work
+from jobs.loop import Ending, Work
 
 
 class Stopped(Exception):
@@ -120,6 +122,62 @@ def test_a_training_that_died_in_any_step_ends_with_the_weights_it_would_have_ha
     assert attempts == [1] * epochs_before + [2] * (3 - epochs_before)
 
 
+@pytest.mark.parametrize("at", [pytest.param(1.5, id="inside an epoch"), pytest.param(12 / 13, id="its last step")])
+def test_a_training_that_is_told_to_leave_keeps_its_step_and_goes_on_as_if_nothing_had_been(
+    prepared: Store, at: float
+) -> None:
+    class Recalled(Told):
+        def hear(self, done: float, figures: dict[str, Any], finished: bool) -> None:
+            super().hear(done, figures, finished)
+            self.is_recalled = done >= at
+
+    undisturbed, _ = alone.train(work(prepared), "undisturbed", Told())
+
+    _, left = alone.train(work(prepared), "recalled", Recalled())
+    resumed, ending = alone.train(work(prepared), "recalled", Told())
+
+    assert (left, ending) == (Ending(is_left=True), Ending())
+    assert weights_hash(resumed) == weights_hash(undisturbed)
+    assert [entry["rows"] for entry in resumed.history] == [1300] * 3
+
+
+@pytest.mark.parametrize(
+    ("looks_first", "words"),
+    [
+        pytest.param(True, "nearly full", id="seen before"),
+        pytest.param(False, "is full", id="met in the write"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(
+    small_disk: Path,
+    fill: Callable[[Path], None],
+    publish_digits: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    looks_first: bool,
+    words: str,
+) -> None:
+    store, filler = Store.open(str(small_disk)), small_disk / "filler"
+    monkeypatch.setattr(stores, "RESERVE_BYTES", 0)
+    publish_digits(store, experiment())
+    if not looks_first:
+        monkeypatch.setattr(Store, "check_room", lambda *_: None)
+
+    class Filling(Told):
+        def hear(self, done: float, figures: dict[str, Any], finished: bool) -> None:
+            if done >= 2 and not filler.exists():
+                fill(small_disk)
+
+    with pytest.raises(StoreError, match=words):
+        alone.train(work(store), "full", Filling())
+
+    folder = Path(checkpoint.storage_path(store)) / "full"
+    assert [path.name for path in folder.iterdir()] == [checkpoint.INLINE]
+    filler.unlink()
+    undisturbed, resumed = (alone.train(work(store), key, Told())[0] for key in ("undisturbed", "full"))
+    assert [entry["attempt"] for entry in resumed.history] == [1, 2, 2]
+    assert weights_hash(resumed) == weights_hash(undisturbed)
+
+
 def test_a_checkpoint_is_written_in_the_middle_of_an_epoch_that_takes_long(prepared: Store) -> None:
     kept: list[int] = []
 
@@ -139,10 +197,10 @@ def test_a_checkpoint_is_written_in_the_middle_of_an_epoch_that_takes_long(prepa
 def test_it_tells_how_far_it_is_and_when_its_first_step_was_done(prepared: Store) -> None:
     told = Told()
 
-    course, failure = alone.train(work(prepared), "key", told)
+    course, ending = alone.train(work(prepared), "key", told)
 
     done = [done for done, _ in told.heard]
-    assert failure == ""
+    assert ending == Ending()
     assert done == sorted(done)
     assert [done for done, finished in told.heard if finished] == [1, 2, 3]
     assert course.history[0]["first_step_s"] > 0

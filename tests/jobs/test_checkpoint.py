@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,25 +79,6 @@ def test_a_state_is_read_back_without_running_code(tmp_path: Path):
     assert (again.history, again.best_epoch, again.best_weights) == (course.history, 0, course.best_weights)
 
 
-@pytest.mark.parametrize(
-    ("snapshot", "broken"),
-    [
-        pytest.param(None, False, id="none yet"),
-        pytest.param('{"checkpoints": []}', False, id="whole"),
-        pytest.param('{"checkpoints": [', True, id="cut off"),
-        pytest.param("", True, id="empty"),
-    ],
-)
-def test_a_run_whose_snapshot_was_cut_off_is_removed(store: Store, snapshot: str | None, broken: bool):
-    folder = Path(checkpoint.storage_path(store)) / "key"
-    folder.mkdir(parents=True)
-    if snapshot is not None:
-        (folder / checkpoint.SNAPSHOT).write_text(snapshot)
-
-    assert checkpoint.discard_if_broken(store, "key") is broken
-    assert folder.exists() is not broken
-
-
 def test_discarding_what_is_not_there_does_nothing(store: Store):
     checkpoint.discard(store, "key")
 
@@ -160,6 +142,32 @@ def test_whole_checkpoints_are_left_alone_and_without_any_whole_one_training_beg
     truncate(folder / "epoch-1" / checkpoint.STATE)
     assert checkpoint.pass_over_damaged(store, "key").endswith("there is none before it, training begins anew")
     assert not (folder / checkpoint.SNAPSHOT).exists()
+
+
+@pytest.mark.parametrize("cut", [pytest.param(0, id="empty"), pytest.param(20, id="cut off")])
+def test_a_list_of_checkpoints_that_was_cut_off_is_written_anew_from_the_whole_ones(store: Store, cut: int):
+    folder = reported(store, 3, 4, 5)
+    truncate(folder / "epoch-5" / checkpoint.STATE)
+    os.truncate(folder / checkpoint.SNAPSHOT, cut)
+
+    said = checkpoint.pass_over_damaged(store, "key")
+
+    snapshot = json.loads((folder / checkpoint.SNAPSHOT).read_text())
+    assert said.endswith("; going on from epoch-4")
+    assert [result["checkpoint_dir_name"] for result in snapshot["checkpoint_results"]] == ["epoch-3", "epoch-4"]
+    assert snapshot["latest_checkpoint_result"]["checkpoint_dir_name"] == "epoch-4"
+    assert checkpoint.pass_over_damaged(store, "key") == ""
+
+
+def test_without_a_list_and_any_whole_checkpoint_training_begins_anew(store: Store):
+    folder = reported(store, 1)
+    truncate(folder / "epoch-1" / checkpoint.STATE)
+    os.truncate(folder / checkpoint.SNAPSHOT, 1)
+
+    assert checkpoint.is_there(store, "key")
+    assert checkpoint.pass_over_damaged(store, "key").endswith("none is whole, training begins anew")
+    assert not folder.exists()
+    assert not checkpoint.is_there(store, "key")
 
 
 def test_checkpoints_of_another_model_are_refused_in_one_sentence(store: Store):

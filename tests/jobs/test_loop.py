@@ -41,7 +41,7 @@ def trained(made: Experiment, store: Store, dataset: str = "digits") -> tuple[Co
 
     def in_process(config: dict[str, Any]) -> tuple[Course, str]:
         trainer = Trainer(config["work"])
-        return trainer.course, run_epochs(trainer)
+        return trainer.course, run_epochs(trainer).failure
 
     config = {"work": Work(made, store, dataset, stream=False, board=None)}
     scaling = ScalingConfig(num_workers=0)

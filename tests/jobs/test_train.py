@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from cluster import submit
 from cluster.config import Experiment
 from cluster.errors import ConfigError, DataError, NotFoundError, TrimtabError
 from cluster.experiment import ENVIRONMENT
-from cluster.progress import Progress
+from cluster.progress import Event, Progress, parse
 from cluster.registry import Registry
 from cluster.session import Session
 from cluster.store import Store
@@ -62,18 +63,30 @@ def train_workers(cluster: Session) -> list[psutil.Process]:
     return found
 
 
-class KillAWorker:
-    """Kills one training worker of the cluster once, in the middle of an epoch after the first."""
+@contextlib.contextmanager
+def suspended(workers: list[psutil.Process]) -> Iterator[None]:
+    """They stand still while the block runs and for three seconds."""
+    for worker in workers:
+        worker.suspend()
+    time.sleep(1.0)
+    yield
+    time.sleep(2.0)
+    for worker in workers:
+        worker.resume()
 
-    def __init__(self, cluster: Session) -> None:
-        self._cluster, self.killed_at = cluster, 0.0
+
+class InAnEpoch:
+    """Does something to the training workers of the cluster once, in the middle of an epoch after some."""
+
+    def __init__(self, cluster: Session, do: Callable[[list[psutil.Process]], object], after: float = 1) -> None:
+        self._cluster, self._do, self._after, self.done_at = cluster, do, after, 0.0
 
     def __call__(self, done: float) -> None:
-        if self.killed_at or done < 1 or done == int(done):
+        if self.done_at or done < self._after or done == int(done):
             return
         if workers := train_workers(self._cluster):
-            workers[0].send_signal(signal.SIGKILL)
-            self.killed_at = done
+            self._do(workers)
+            self.done_at = done
 
 
 def history(store: Store, key: str) -> list[dict[str, Any]]:
@@ -157,14 +170,14 @@ def test_the_registry_has_each_epoch(shared: Store, undisturbed):
 def test_a_worker_killed_in_the_middle_of_an_epoch_changes_nothing_but_the_attempt(
     shared: Store, undisturbed, ray_cluster: Session
 ):
-    kill, made = KillAWorker(ray_cluster), experiment()
+    kill, made = InAnEpoch(ray_cluster, lambda workers: workers[0].kill()), experiment()
     # A checkpoint at every look, so that it goes on inside the epoch.
     often = made.model_copy(update={"train": made.train.model_copy(update={"checkpoint_every": 0.0})})
 
     train.run(often, shared, "digits", "one-killed", Told(kill))
 
     entries = history(shared, "one-killed")
-    assert kill.killed_at > 1
+    assert kill.done_at > 1
     assert [entry["epoch"] for entry in entries] == list(range(EPOCHS))
     assert {entry["rows"] for entry in entries} == {1392}
     attempts = [entry["attempt"] for entry in entries]
@@ -215,16 +228,122 @@ def test_a_driver_that_died_goes_on_with_the_same_key_from_the_newest_whole_chec
     listed = json.loads(snapshot.read_text())
     newest = listed["latest_checkpoint_result"]["checkpoint_dir_name"]
     os.truncate(snapshot.parent / newest / checkpoint.STATE, 1000)
+    os.truncate(snapshot, 1000)  # Ray Train writes it in place
     told = Told()
 
     train.run(experiment(), shared, "digits", "orphan", told)
 
     said = told.said[0][2]["checkpoints"]
-    assert said.startswith(f"damaged and passed over: {newest}; going on from epoch-")
+    assert re.fullmatch(r"the list of checkpoints was cut off in .* being written; going on from epoch-\S+", said)
+    assert newest not in said
     entries = history(shared, "orphan")
     assert [entry["epoch"] for entry in entries] == list(range(EPOCHS))
     assert entries[0]["attempt"] == 1 < entries[-1]["attempt"]
     assert same(weights(shared, "orphan"), weights(shared, "undisturbed"))
+
+
+def job_of(cluster: Session, made: Experiment, store: Store, key: str) -> str:
+    """A job that trains, as `trimtab train` orders it."""
+    env = {ENVIRONMENT: made.model_dump_json(), "TRIMTAB_STORE": store.uri}
+    return submit.submit(
+        cluster, f"python -m jobs.train - --keys digits {key} bundle", submission_id=f"train-{key}", env=env
+    )
+
+
+def followed(cluster: Session, job: str, act: Callable[[Event], object]) -> tuple[submit.JobOutcome, list[Event]]:
+    """A job's outcome and events, each of which `act` is told."""
+    events: list[Event] = []
+
+    def hear(line: str) -> None:
+        if event := parse(line):
+            events.append(event)
+            act(event)
+
+    return submit.follow(cluster, job, hear), events
+
+
+def test_whoever_is_told_to_end_keeps_a_checkpoint_at_once_and_no_row_comes_twice(
+    shared: Store, undisturbed, ray_cluster: Session
+):
+    told_at: list[float] = []
+
+    def stop(event: Event) -> None:
+        if event.done > 1 and not told_at:
+            told_at.append(event.done)
+            stopper = threading.Thread(target=submit.stop, args=(ray_cluster, job))
+            with suspended(train_workers(ray_cluster)):  # so that they do not get to the end before they hear of it
+                stopper.start()
+            stopper.join()
+
+    job = job_of(ray_cluster, experiment(), shared, "told")
+    outcome, events = followed(ray_cluster, job, stop)
+
+    assert outcome.status == "STOPPED"
+    assert events[-1].error == "StoppedError"
+    assert "goes on from its last checkpoint" in events[-1].text
+    assert not shared.has("runs", "told")
+
+    # It goes on, and a worker is told: the others leave with it, and new ones go on.
+    terminate = InAnEpoch(ray_cluster, lambda workers: workers[-1].terminate(), after=2.2)
+    train.run(experiment(max_failures=0), shared, "digits", "told", Told(terminate))
+
+    entries = history(shared, "told")
+    assert terminate.done_at > 2.2
+    assert [entry["epoch"] for entry in entries] == list(range(EPOCHS))
+    assert {entry["rows"] for entry in entries} == {1392}
+    assert entries[-1]["attempt"] == 3
+    for before, after in zip(history(shared, "undisturbed"), entries, strict=True):
+        assert after["train_loss"] == pytest.approx(before["train_loss"])
+    torch.testing.assert_close(weights(shared, "told"), weights(shared, "undisturbed"))
+
+
+def test_a_job_that_waits_for_more_than_there_is_says_so_and_leaves_nothing_when_it_is_stopped(
+    shared: Store, ray_cluster: Session
+):
+    before, stopping = reserved(), threading.Event()
+    made = experiment(workers=64, batch_size=64, wait="10m")
+
+    def stop(event: Event) -> None:
+        if "waiting" in event.figures and not stopping.is_set():
+            stopping.set()
+            threading.Thread(target=submit.stop, args=(ray_cluster, job)).start()
+
+    job = job_of(ray_cluster, made, shared, "waits")
+    outcome, events = followed(ray_cluster, job, stop)
+
+    assert outcome.status == "STOPPED"
+    assert events[0].figures["waiting"] == "the cluster has 6 CPUs, 64 workers need more"
+    assert events[-1].text == "training was stopped before its first checkpoint"
+    assert not (Path(checkpoint.storage_path(shared)) / "waits").exists()
+    assert reserved() == before
+    run = next(run for run in Registry.open(shared)._client().search_runs(["1"]) if run.info.run_name == "waits")
+    assert run.info.status == "KILLED"
+
+
+def test_a_store_that_takes_no_more_ends_it_in_one_sentence_with_whole_checkpoints_alone(
+    small_disk: Path, fill: Callable[[Path], None], ray_cluster: Session, publish_digits: Callable[..., str]
+):
+    class Blind(Store):  # inside, so that it travels by value: workers cannot import a test
+        def check_room(self, num_bytes: int) -> None:
+            """Sees no bound, so that it is met in the middle of a write."""
+
+    store = Blind(str(small_disk), small_disk)
+    publish_digits(store, experiment())
+
+    def fill_up(workers: list[psutil.Process]) -> None:
+        with suspended(workers):  # Ray Train is through with its list of checkpoints then
+            fill(small_disk)
+
+    with pytest.raises(TrimtabError, match=r"store = .*: the disk is full; .*; the last checkpoint before it stays in"):
+        train.run(experiment(), store, "digits", "full", Told(InAnEpoch(ray_cluster, fill_up)))
+
+    folder = Path(checkpoint.storage_path(store)) / "full"
+    listed = json.loads((folder / checkpoint.SNAPSHOT).read_text())["checkpoint_results"]
+    names = {result["checkpoint_dir_name"] for result in listed}
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == names
+    (small_disk / "filler").unlink()
+    assert checkpoint.pass_over_damaged(store, "full") == ""
+    assert {entry["attempt"] for entry in checkpoint.load(folder / max(names))[1].history} == {1}  # not tried again
 
 
 def test_rows_that_do_not_fit_are_streamed_and_every_rank_stops_together(shared: Store, ray_cluster: Session):
