@@ -147,8 +147,59 @@ class JsonlSource(TableSource):
     kind: Literal["jsonl"]
 
 
+class Events(Section):
+    """Columns of the file that says who chose what and when."""
+
+    user: str = "user"
+    item: str = "item"
+    time: str = "time"
+    """Seconds since 1970, or a date as in ISO 8601."""
+    rating: str | None = None
+    """Without it every event counts as a choice."""
+    lowest: float = 0.5
+    """Ratings outside of `lowest` to `highest` are rejected."""
+    highest: float = 5.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.lowest >= self.highest:
+            raise ValueError(f"lowest {self.lowest:g} is not below highest {self.highest:g}; swap them")
+        return self
+
+
+class Items(Section):
+    """Columns of the file that says what there is to choose from."""
+
+    item: str = "item"
+    title: str = "title"
+    text: list[str] = []
+    """Further columns that describe an item, read after its title: genres, tags, a description."""
+
+
+class InteractionsSource(Section):
+    kind: Literal["interactions"]
+    """Who chose what, for the task `recommend`: a user's last event is a test row, the one before a validation row."""
+    path: str
+    """CSV, JSON lines or Parquet with the events: a file, a folder of files or a pyarrow.fs URI."""
+    items: str
+    """The same with the items."""
+    columns: Events = Events()
+    item_columns: Items = Items()
+    history: Annotated[int, Field(ge=2, le=4096)] = 512
+    """Newest events of a user that a row has; what is in it is not recommended again."""
+    positions: Annotated[int, Field(ge=1, le=10_000)] = 40
+    """Newest events of a user that become training rows, each with what came before it."""
+
+
 Source = Annotated[
-    DigitsSource | IdxSource | TorchvisionSource | ImageFolderSource | ParquetSource | CsvSource | JsonlSource,
+    DigitsSource
+    | IdxSource
+    | TorchvisionSource
+    | ImageFolderSource
+    | ParquetSource
+    | CsvSource
+    | JsonlSource
+    | InteractionsSource,
     Field(discriminator="kind"),
 ]
 
@@ -254,6 +305,21 @@ class Answers(Section):
     """Turns of a conversation that are remembered."""
     conversation_ttl: Duration = 1800.0
     """A conversation is over after so long without a turn."""
+
+
+class Recommend(Section):
+    """How the task `recommend` learns and ranks; without effect on other tasks."""
+
+    width: Annotated[int, Field(ge=8, le=512)] = 64
+    """Numbers in the vector of an item and of a user."""
+    recent: Annotated[int, Field(ge=1, le=512)] = 20
+    """Newest items of a history that say what a user likes."""
+    neighbours: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Items chosen by the same users that are kept for each item."""
+    shrink: Annotated[float, Field(ge=0.0, le=10_000.0)] = 20.0
+    """Users, added to those that two items have: likeness by few of them counts less."""
+    diversity: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """How much items of one answer shall differ where a request does not say it; 0 is the plain order."""
 
 
 class EarlyStopping(Section):
@@ -783,6 +849,7 @@ class Experiment(Section):
     model: Model = Model()
     text: Text = Text()
     answers: Answers = Answers()
+    recommend: Recommend = Recommend()
     train: Train = Train()
     tune: Tune | None = None
     """Search for better settings before training; without it `train` and `model` are used as they stand."""
@@ -814,6 +881,14 @@ class Experiment(Section):
     def default_input(self) -> str:
         """Column of a table that is the input where the experiment names none."""
         return "image" if self.task == "images" else "text"
+
+    @model_validator(mode="after")
+    def _task_and_source_go_together(self) -> Self:
+        is_ours, kind = ":" not in self.task, self.data.source.kind
+        if is_ours and (self.task == "recommend") != (kind == "interactions"):
+            needed = "a source of kind interactions" if self.task == "recommend" else "a source of another kind"
+            raise ValueError(f"the task {self.task} with the source {kind}; the task needs {needed}")
+        return self
 
     @model_validator(mode="after")
     def _waits_less_than_promised(self) -> Self:

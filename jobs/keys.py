@@ -25,6 +25,7 @@ PREPROCESS_CODE = (
     "jobs.sources",
     "jobs.source_arrays",
     "jobs.source_images",
+    "jobs.source_interactions",
     "jobs.source_records",
     "jobs.source_rows",
     "jobs.source_tables",
@@ -88,7 +89,8 @@ def of(experiment: Experiment) -> Keys:
     """Raises DataError when the data cannot be found, ConfigError when pretrained weights cannot."""
     code = {part: code_version(experiment, *modules) for part, modules in _CODE.items()}
     text = experiment.text.max_tokens, experiment.text.max_chars, experiment.answers.out_of_scope_label
-    data = experiment.data, text, experiment.seed, experiment.task, sources.fingerprint(experiment)
+    layers = experiment.text.layers if experiment.task == "recommend" else None  # its texts are read there
+    data = experiment.data, text, layers, experiment.seed, experiment.task, sources.fingerprint(experiment)
     dataset = fingerprint(*data, code["dataset"])
     run = _run(experiment, dataset, code["run"])
     search = _search(experiment, run)
@@ -104,7 +106,8 @@ def of_retraining(experiment: Experiment, dataset: str, stable: str) -> Keys:
 
 
 def _run(experiment: Experiment, dataset: str, code: str) -> str:
-    own = experiment.train, experiment.model, experiment.text, weights.fingerprint(experiment.model)
+    sections = experiment.train, experiment.model, experiment.text, experiment.recommend
+    own = *sections, weights.fingerprint(experiment.model)
     return fingerprint(*own, experiment.seed, experiment.task, dataset, code)
 
 

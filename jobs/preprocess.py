@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.config import Experiment
-from cluster.errors import DataError, TrimtabError
+from cluster.errors import DataError, NotFoundError, TrimtabError
 from cluster.store import Staging, Store
 from jobs import shards, sources, verdicts
 from jobs.cleaner import Cleaner
@@ -53,13 +53,13 @@ def run(experiment: Experiment, store: Store, key: str, progress: Callable[[int,
     store.check_room(0)
     sources.preflight(experiment)
     with _own_errors():
-        cleaner, refs, index, rules = _cleaned(experiment, progress)
+        cleaner, refs, index, rules, given = _cleaned(experiment, progress)
         judged = verdicts.judge(index, experiment.data, rules)
         verdicts.check(index, judged, experiment.data, _example(refs, index, judged), rules)
         num_good = sum(len(rows) for rows in judged.splits.values())
         store.check_room(num_good * cleaner.row_bytes)
         with store.stage("datasets", key) as staging:
-            manifest = staging.publish(_written(staging, cleaner, refs, index, judged))
+            manifest = staging.publish(_written(staging, cleaner, refs, index, judged, given))
     return {
         "rows_in": manifest["rows_in"],
         "rejected": {name: manifest["rejected"][name] for name in ("total", "reasons")},
@@ -74,7 +74,7 @@ def run(experiment: Experiment, store: Store, key: str, progress: Callable[[int,
 
 def _cleaned(
     experiment: Experiment, progress: Callable[[int, int], None]
-) -> tuple[Cleaner, list[ray.ObjectRef], verdicts.Index, verdicts.Rules]:
+) -> tuple[Cleaner, list[ray.ObjectRef], verdicts.Index, verdicts.Rules, dict[str, bytes]]:
     reading = sources.read(experiment)
     task = load_task(experiment)
     cleaner = _cleaner(task, reading)
@@ -84,6 +84,7 @@ def _cleaned(
     )
     dataset = _dataset(reading, cleaner)
     dataset.context.enable_progress_bars = False
+    given = reading.files
     del reading  # the rows are in the object store now: this process need not hold them too
     refs: list[ray.ObjectRef] = []
     done = 0
@@ -93,7 +94,7 @@ def _cleaned(
         progress(done, max(done, total) if total else 0)
     index = _index(refs)
     progress(len(index.row), len(index.row))
-    return cleaner, refs, index, rules
+    return cleaner, refs, index, rules, given
 
 
 def _cleaner(task: Task, reading: Reading) -> Cleaner:
@@ -170,8 +171,12 @@ def _written(
     refs: Sequence[ray.ObjectRef],
     index: verdicts.Index,
     judged: verdicts.Verdicts,
+    given: dict[str, bytes],
 ) -> dict[str, Any]:
-    """Writes all files; returns the manifest, in which nothing depends on when or where this ran."""
+    """Writes all files, also those `given` by the source; returns the manifest.
+
+    Nothing in it depends on when or where this ran.
+    """
     import ray
 
     experiment = cleaner.experiment
@@ -187,8 +192,8 @@ def _written(
     entries: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for (split, _), (entry, _) in zip(pending, results, strict=False):
         entries[split].append(entry)
-    task = load_task(experiment)
-    files = {name: staging.write(name, data) for name, data in task.gather().items()}
+    task = load_task(experiment, lambda name: _given(given, name))
+    files = {name: staging.write(name, data) for name, data in (given | task.gather()).items()}
     partials = [partial for _, partial in results[: len(pending)] if partial is not None]
     counts = judged.counts()
     return {
@@ -209,6 +214,12 @@ def _written(
         "rows_in": len(index.row),
         "inputs": _inputs(experiment),
     }
+
+
+def _given(files: dict[str, bytes], name: str) -> bytes:
+    if name not in files:
+        raise NotFoundError(f"the source gave no file {name!r}")
+    return files[name]
 
 
 def _of_targets(judged: verdicts.Verdicts) -> dict[str, Any]:
@@ -253,7 +264,9 @@ def _rejects(refs: Sequence[ray.ObjectRef], index: verdicts.Index, judged: verdi
 def _inputs(experiment: Experiment) -> dict[str, Any]:
     """What the dataset was made by, without the folders, which differ from machine to machine."""
     data = experiment.data.model_dump(mode="json")
-    data["source"] = {name: value for name, value in data["source"].items() if name not in ("path", "test_path")}
+    data["source"] = {
+        name: value for name, value in data["source"].items() if name not in ("path", "test_path", "items")
+    }
     return {"data": data, "seed": experiment.seed, "task": experiment.task}
 
 

@@ -37,6 +37,8 @@ def build(
     """
     experiment = task.experiment
     rows, truth = _training_rows(dataset)
+    seen, labels = dataset.load("validation")
+    network = task.finished(network, seen, labels)
     chosen = np.random.default_rng(experiment.seed).permutation(len(rows))[:CALIBRATION_ROWS]
     graphs = {REFERENCE: export_onnx(network, dataset.encoding, task)}
     failed: list[LeftOut] = []
@@ -56,7 +58,8 @@ def build(
             graphs[int8] = quantise(graphs[variant], rows[chosen]) if is_static else quantise_dynamic(graphs[variant])
         except ExportError as error:
             failed.append(LeftOut(int8, str(error)))
-    seen, labels = dataset.load("validation")
+    for name, simple in task.simpler(network, dataset.encoding).items():
+        graphs[f"{name}-fp32"] = export_onnx(simple, dataset.encoding, task)
     answers = {variant: profile.batched(OnnxPredictor(graph), seen) for variant, graph in graphs.items()}
     for variant, answer in answers.items():
         if (shift := task.calibrate(answer, labels)) is not None:

@@ -199,7 +199,9 @@ def _number(value: object) -> str | None:
 
 
 def _plain(value: object) -> object:
-    """What JSON can say of a value: numbers, texts, truth; others as text."""
+    """What JSON can say of a value: numbers, texts, truth; a list as its parts with commas, others as text."""
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value if part is not None)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -128,6 +128,7 @@ class Reading:
     tables: list[pa.Table] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     labels: tuple[str, ...] | None = None  # all there can be, where the source knows more than its rows show
+    files: dict[str, bytes] = field(default_factory=dict)  # to keep with the dataset, by name
 
     def num_rows(self) -> int | None:
         counts = [table.num_rows for table in self.tables] + [part.num_rows for part in self.parts]

@@ -69,7 +69,7 @@ class Table(abc.ABC):
                 there = self.columns_there(place, file.name)
                 for setting, wanted in self.columns.named():
                     if wanted not in there:
-                        raise _missing(setting, wanted, there, place.origin(file.name))
+                        raise missing(setting, wanted, there, place.origin(file.name))
 
     def has_test(self) -> bool:
         return self.source.test_path is not None
@@ -147,7 +147,7 @@ class Jsonl(Table):
         return [JsonlRows(place, None, name, columns)]
 
 
-def _missing(setting: str, wanted: str, there: list[str], file: str) -> DataError:
+def missing(setting: str, wanted: str, there: list[str], file: str) -> DataError:
     nearness = {name: difflib.SequenceMatcher(None, wanted.lower(), name.lower()).ratio() for name in there}
     nearest = sorted(there, key=lambda name: (-nearness[name], name))
     names = (", ".join(nearest[:20]) or "none").encode("utf-8", "replace").decode()

@@ -13,6 +13,7 @@ from cluster.config import Experiment
 from cluster.errors import DataError
 from jobs.source_arrays import Digits, Idx, Torchvision
 from jobs.source_images import ImageFolder
+from jobs.source_interactions import Interactions
 from jobs.source_rows import Reading
 from jobs.source_tables import Csv, Jsonl, Parquet, Table
 
@@ -39,6 +40,7 @@ KINDS: dict[str, Any] = {
     "parquet": Parquet,
     "csv": Csv,
     "jsonl": Jsonl,
+    "interactions": Interactions,
 }
 
 
@@ -65,5 +67,5 @@ def read(experiment: Experiment) -> Reading:
 def _kind(experiment: Experiment) -> Kind:
     source = experiment.data.source
     made = KINDS[source.kind]
-    kind: Kind = made(source, experiment) if issubclass(made, Table) else made(source)
+    kind: Kind = made(source, experiment) if issubclass(made, Table | Interactions) else made(source)
     return kind

@@ -32,6 +32,7 @@ _TIME = {
     "x-request-timeout-seconds": "the same in seconds; 0 is as long as the endpoint allows; the shorter one counts",
 }
 _VERSION = "which version answers, where a new one is tried beside the stable one: `stable`, `candidate` or its number"
+MOST_NAMED = 200  # labels
 _BINARY = "length of the JSON in a body that has tensors as bytes behind it"
 _INPUT = 'one input as the task reads it; for images {"image": "<base64 of a PNG or JPEG>"}'
 
@@ -41,7 +42,8 @@ def document(model: Model, prefix: str = "") -> dict[str, Any]:
     spec = model.task.input_spec(model.bundle.encoding)
     base = f"/v2/models/{model.bundle.name}"
     labels = model.bundle.encoding.labels
-    answers = f"labels {', '.join(labels)}" if labels else "whose answers are values"
+    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+    answers = f"labels {', '.join(labels[:MOST_NAMED])}{more}" if labels else "whose answers are values"
     about = f"Version {model.version}, {answers}."
     return {
         "openapi": "3.1.0",

@@ -41,7 +41,13 @@ def check_training(
     if not any(weight.grad is not None for weight in network.parameters()):
         raise say.wrong("network", "has no weight that the loss reaches", "give a network that can be trained")
     _check_parts(task, network, x, say)
-    for method, made in (("larger", task.larger(network, encoding)), ("students", task.students(encoding))):
+    finished = task.finished(network.eval(), x.numpy(), y.numpy())
+    _answered(task, finished, x, encoding, "finished", say)
+    for method, made in (
+        ("larger", task.larger(finished, encoding)),
+        ("simpler", task.simpler(finished, encoding)),
+        ("students", task.students(encoding)),
+    ):
         if not isinstance(made, dict):
             raise say.wrong(method, f"gave a {type(made).__name__}", "give a dict of networks by name")
         for other in made.values():

@@ -30,14 +30,28 @@ BUILT_IN = {
     "images": "tasks.images:Images",
     "sentiment": "tasks.sentiment:Sentiment",
     "answers": "tasks.answers:Answers",
+    "recommend": "tasks.recommend:Recommend",
 }
 # Further modules whose code decides a built-in task's results.
 TEXT = ("tasks.text", "tasks.wording", "tasks.pretrained", "tasks.encoder", "tasks.students", "tasks.metrics")
+RECOMMEND = (
+    "catalogue",
+    "encoder",
+    "forward",
+    "neighbours",
+    "pretrained",
+    "ranker",
+    "ranking",
+    "text",
+    "towers",
+    "wording",
+)
 ANSWERS = ("conversations", "dialogue", "documents", "passages", "replies", "retrieval", "vectors")
 HELPERS = {
     "images": ("tasks.augment", "tasks.backbone", "tasks.cnn", "tasks.metrics", "tasks.weights"),
     "sentiment": TEXT,
     "answers": (*TEXT, *(f"tasks.{name}" for name in ANSWERS)),
+    "recommend": tuple(f"tasks.{name}" for name in RECOMMEND),
 }
 
 # Kinds of input by the suffix of a file that holds one.
@@ -216,6 +230,20 @@ class Task(abc.ABC):
 
         For rungs above it, without further training: it is asked several times. A name becomes part of a
         variant's: `views` gives `onnx-views-fp32` and `onnx-views-int8`.
+        """
+        return {}
+
+    def finished(self, network: torch.nn.Module, rows: np.ndarray, truth: np.ndarray) -> torch.nn.Module:  # noqa: ARG002
+        """The form of the trained network that is exported; by default the network itself.
+
+        For what is chosen after the training: from validation rows [n, *shape] and their targets [n] alone.
+        """
+        return network
+
+    def simpler(self, network: torch.nn.Module, encoding: Encoding) -> dict[str, torch.nn.Module]:  # noqa: ARG002
+        """Cheaper forms than the finished network that need no training, by name, for rungs below it; by default none.
+
+        They are taken as they are: a name gives one variant, `neighbours` gives `neighbours-fp32`.
         """
         return {}
 

@@ -19,8 +19,8 @@ VERBS = [
 ]  # fmt: skip
 SECTIONS = {
     "": [
-        "name", "task", "seed", "data", "model", "text", "answers", "train", "tune", "ladder", "serve", "adapt",
-        "retrain", "gate", "rollout", "alerts", "kubernetes", "settings",
+        "name", "task", "seed", "data", "model", "text", "answers", "recommend", "train", "tune", "ladder", "serve",
+        "adapt", "retrain", "gate", "rollout", "alerts", "kubernetes", "settings",
     ],
     "data": ["source", "image", "split", "shards", "max_rejected"],
     "model": ["network", "weights", "side", "width", "dropout", "label_smoothing"],
@@ -29,6 +29,7 @@ SECTIONS = {
         "templates", "documents", "out_of_scope_label", "rejected", "least_confidence", "passage_chars",
         "overlap_chars", "max_turns", "conversation_ttl",
     ],
+    "recommend": ["width", "recent", "neighbours", "shrink", "diversity"],
     "train": [
         "workers", "device", "precision", "epochs", "rows", "batch_size", "accumulate", "schedule", "warmup",
         "learning_rate", "weight_decay", "clip_norm", "ema", "class_weights", "augment", "early_stopping",
@@ -66,9 +67,10 @@ SECTIONS = {
 }  # fmt: skip
 TASK_METHODS = [
     "accompany", "agreement", "ambiguous", "answer", "augment", "calibrate", "clean", "cross_entropy", "decode",
-    "example", "frozen", "gather", "input_spec", "inspect", "int8", "labels", "larger", "loss", "media_types",
-    "metrics", "network", "open", "output_spec", "outputs", "outside", "parameter_groups", "partial_statistics",
-    "right", "row_shape", "sample", "statistics", "student_share", "students", "takes", "targets", "taught", "trims",
+    "example", "finished", "frozen", "gather", "input_spec", "inspect", "int8", "labels", "larger", "loss",
+    "media_types", "metrics", "network", "open", "output_spec", "outputs", "outside", "parameter_groups",
+    "partial_statistics", "right", "row_shape", "sample", "simpler", "statistics", "student_share", "students",
+    "takes", "targets", "taught", "trims",
 ]  # fmt: skip
 
 
@@ -87,6 +89,7 @@ def test_the_settings_of_an_experiment() -> None:
         "model",
         "text",
         "answers",
+        "recommend",
         "train",
         "tune",
         "ladder",
