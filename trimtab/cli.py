@@ -68,6 +68,7 @@ Inline = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 Settings = Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Of the replicas, or replicas=N.")]
+Force = Annotated[bool, typer.Option("--force", help="Also a version that the gate would refuse.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
@@ -225,6 +226,7 @@ def rollback(
 def canary(
     file: File,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="Number, alias or `latest`.")],
+    force: Force = False,
     store: StoreAt = None,
     as_json: Json = False,
 ) -> None:
@@ -233,13 +235,14 @@ def canary(
 
     experiment, workspace = experiments.load(file), _workspace(as_json, store=store)
     found = workspace.registry.version(experiment.name, version)
-    workspace.screen.record(rollout.canary(experiment, found, workspace))
+    workspace.screen.record(rollout.canary(experiment, found, workspace, force=force))
 
 
 @app.command()
 def promote(
     file: File,
     version: Annotated[str, typer.Argument(metavar="[VERSION]", help="By default the one being tried.")] = "",
+    force: Force = False,
     store: StoreAt = None,
     as_json: Json = False,
 ) -> None:
@@ -248,7 +251,7 @@ def promote(
 
     experiment, workspace = experiments.load(file), _workspace(as_json, store=store)
     found = workspace.registry.version(experiment.name, version) if version else None
-    workspace.screen.record(rollout.promote(experiment, found, workspace))
+    workspace.screen.record(rollout.promote(experiment, found, workspace, force=force))
 
 
 @app.command()

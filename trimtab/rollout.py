@@ -6,30 +6,37 @@ from typing import Any
 
 from cluster.config import Experiment
 from cluster.errors import GateError, NotFoundError, UserError
-from cluster.registry import ModelVersion
-from jobs import gate
+from cluster.registry import STABLE, ModelVersion
+from jobs import gate, relearn
 from ladder.bundle import read_bundle
+from ladder.gate import reasons
 from serve.adapt import replay
 from serve.adapt.candidacy import State
+from tasks.dataset import read_dataset
 from trimtab import adaptation
 from trimtab.workspace import Workspace
 
 
-def canary(experiment: Experiment, version: ModelVersion, workspace: Workspace) -> dict[str, Any]:
-    """Have the endpoint try a version beside the stable one.
+def canary(
+    experiment: Experiment, version: ModelVersion, workspace: Workspace, *, force: bool = False
+) -> dict[str, Any]:
+    """Have the endpoint try a version beside the stable one; by `force` also one that the gate would refuse.
 
     Raises:
         NotFoundError, DamagedError: a file of the version is gone or was altered; or nothing is adapted there.
-        GateError: no replica could open it.
+        GateError: no replica could open it, or the gate refuses it.
         UserError: the actor refuses, with its reason.
         DeadlineError: no actor answers; the word waits for one.
     """
-    return _said("canary", experiment, workspace, _whole(version, workspace))
+    return _said("canary", experiment, workspace, _judged(version, workspace, force))
 
 
-def promote(experiment: Experiment, version: ModelVersion | None, workspace: Workspace) -> dict[str, Any]:
+def promote(
+    experiment: Experiment, version: ModelVersion | None, workspace: Workspace, *, force: bool = False
+) -> dict[str, Any]:
     """Have a version answer all requests, by default the one that is being tried. Raises as `canary`."""
-    return _said("promote", experiment, workspace, {} if version is None else _whole(version, workspace))
+    changes = {} if version is None else _judged(version, workspace, force)
+    return _said("promote", experiment, workspace, changes)
 
 
 def taken_back(experiment: Experiment, workspace: Workspace, *, dry_run: bool = False) -> dict[str, Any] | None:
@@ -50,12 +57,19 @@ def _running(experiment: Experiment, workspace: Workspace) -> State | None:
     return mind.rollout if mind is not None and mind.rollout.is_running else None
 
 
-def _whole(version: ModelVersion, workspace: Workspace) -> dict[str, Any]:
+def _judged(version: ModelVersion, workspace: Workspace, force: bool) -> dict[str, Any]:
     """Opened here first, in a process of its own: what ends a process would end replica after replica."""
-    bundle = read_bundle(workspace.store, version.bundle)
+    store, bundle = workspace.store, read_bundle(workspace.store, version.bundle)
     bundle.check()
-    if reason := gate.refusal(bundle):
-        raise GateError(f"version {version.version} is not tried: {reason}")
+    if force:
+        reason = gate.refusal(bundle)
+    else:
+        stable = read_bundle(store, workspace.registry.version(version.name, STABLE).bundle)
+        dataset = read_dataset(store, stable.dataset)
+        reason = reasons(gate.measure(stable, bundle, dataset, relearn.held_out(dataset)))
+    if reason:
+        mend = "" if force else "; with --force it is tried all the same"
+        raise GateError(f"version {version.version} is not tried: {reason}{mend}")
     return {"bundle": version.bundle, "version": version.version}
 
 

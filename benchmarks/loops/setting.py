@@ -52,10 +52,10 @@ class Setting:
     def trimtab(self, verb: str, *words: str) -> None:
         endpoint.trimtab(verb, str(self.path), *words)
 
-    def is_refused(self, version: int) -> bool:
+    def is_refused(self, version: int, *more: str) -> bool:
         """Order the canary of a version; whether it is not begun. Raises CalledProcessError for another failure."""
         try:
-            self.trimtab("canary", str(version))
+            self.trimtab("canary", str(version), *more)
         except subprocess.CalledProcessError as error:
             if error.returncode != GateError.exit_code:
                 raise

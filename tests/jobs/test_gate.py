@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 from benchmarks import bad_versions
+from cluster.errors import GateError, NotFoundError
 from cluster.store import Store
 from jobs import gate
 from ladder.bundle import Bundle, read_bundle, write_bundle
 from ladder.gate import Check
 from tasks.dataset import read_dataset
+from trimtab import rollout
+from trimtab.screen import Screen
+from trimtab.workspace import Workspace
 
 NOTHING = np.empty((0, 8, 8, 1), np.uint8), np.empty(0, np.int64)
 
@@ -95,3 +99,14 @@ def test_a_version_that_never_opens_is_not_waited_for(good: Bundle, monkeypatch:
     monkeypatch.setattr(gate, "OPENING_S", 0.01)
 
     assert gate.refusal(good) == "it had not opened after 0 s"
+
+
+def test_what_the_gate_refuses_no_person_begins_unless_by_force(endpoint: Any) -> None:
+    workspace = Workspace(Screen(as_json=True), store_uri=endpoint.store.uri)
+    bad = bad_versions.make(read_bundle(endpoint.store, "good"), "order", "bad")
+    version = workspace.registry.register("digits", bad.key, None, {})
+
+    with pytest.raises(GateError, match=r"is not tried: .*only 0.0.*; with --force it is tried all the same"):
+        rollout.canary(endpoint.experiment, version, workspace)
+    with pytest.raises(NotFoundError, match="adapt"):  # it is whole, and there is no endpoint here
+        rollout.canary(endpoint.experiment, version, workspace, force=True)

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from cluster.errors import UserError
@@ -27,6 +29,25 @@ from trimtab.cli import app
 EXPERIMENT = parse({"name": "digits", "data": {"source": {"kind": "digits"}}})
 RUNG = {"batches": 0, "rows": 0, "in_time_rows": 0, "seconds": 0.0, "fixed_s": 0.001, "per_row_s": 0.001,
         "spread": 0.1, "accuracy": 0.9}  # fmt: skip
+
+
+def constant() -> bytes:
+    """A graph that answers [1, 0] to each row uint8 [8, 8, 1]."""
+    rows = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", 8, 8, 1])
+    outputs = helper.make_tensor_value_info("outputs", TensorProto.FLOAT, ["n", 2])
+    weights = numpy_helper.from_array(np.zeros((64, 2), np.float32), "weights")
+    bias = numpy_helper.from_array(np.array([1.0, 0.0], np.float32), "bias")
+    nodes = [
+        helper.make_node("Cast", ["image"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["numbers"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weights", "bias"], ["outputs"]),
+    ]
+    graph = helper.make_graph(nodes, "constant", [rows], [outputs], [weights, bias])
+    made: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
+    return made
+
+
+GRAPH = constant()
 
 
 class Replica:
@@ -60,13 +81,13 @@ def obeying(store: Store) -> Iterator[None]:
 
 @pytest.fixture
 def versions(store: Store) -> list[Path]:
-    """Folders of the bundles of versions 1 to 3, which hold anything: nobody loads them here."""
+    """Folders of the bundles of versions 1 to 3, which answer the same whatever they are asked."""
     registry = Registry.open(store)
     encoding = Encoding(("a", "b"), (8, 8, 1), "uint8", {"mean": [0.0], "std": [1.0]})
     for key in ("b1", "b2", "b3"):
         write_bundle(store, key, experiment=EXPERIMENT, encoding=encoding, dataset="d", run="r",
                      metrics={"accuracy": 0.9}, variants=("onnx-fp32",),
-                     files={"onnx-fp32": ("model.onnx", b"graph")})  # fmt: skip
+                     files={"onnx-fp32": ("model.onnx", GRAPH)})  # fmt: skip
         registry.register("digits", key, None, {})
     assert store.local is not None
     return [store.local / "bundles" / key for key in ("b1", "b2", "b3")]
@@ -81,12 +102,15 @@ def test_a_version_is_tried_promoted_and_taken_back_by_hand(
         found = run.invoke(app, [verb, file, *arguments, *where])
         return json.loads(found.stdout) if found.exception is None else found.exception
 
-    nothing, tried, again, other = say("promote"), say("canary", "2"), say("canary", "2"), say("canary", "v3")
+    def forced(verb: str, version: str) -> Any:
+        return say(verb, version, "--force")
+
+    nothing, tried, again, other = say("promote"), forced("canary", "2"), forced("canary", "2"), forced("canary", "v3")
     seen = run.invoke(app, ["explain", file, "--store", store.uri]).stdout
     outlook, back = say("rollback", "--dry-run"), say("rollback")
-    promoted, late = say("promote", "2"), say("rollback")
-    (versions[2] / "model.onnx").write_bytes(b"grapf")
-    altered = say("canary", "3")
+    promoted, late = forced("promote", "2"), say("rollback")
+    (versions[2] / "model.onnx").write_bytes(GRAPH[:-1])
+    altered = forced("canary", "3")
 
     refusals = {"name the one to promote": nothing, "is being rolled out already": again, "say it again": late}
     assert [(type(error), words in str(error)) for words, error in refusals.items()] == [(UserError, True)] * 3
