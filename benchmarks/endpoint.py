@@ -27,6 +27,7 @@ from cluster.session import Session
 from cluster.store import Store
 from ladder.bundle import Bundle, read_bundle
 from serve import deploy
+from serve.adapt.bounds import TODAY
 
 CLUSTER = "benchmark"
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +86,7 @@ def served(scratch: Path, experiment: dict[str, Any]) -> Iterator[Endpoint]:
         cluster = session.require(CLUSTER)
         said = _metadata(deploy.url(cluster, made), cluster.api_token)
         bundle = read_bundle(Store.open(str(home / "store")), said["parameters"]["bundle"])
-        asked = bundle.experiment.model_copy(update={"serve": made.serve, "adapt": made.adapt})
+        asked = bundle.experiment.model_copy(update={name: getattr(made, name) for name in TODAY})
         bundle = dataclasses.replace(bundle, experiment=asked)  # a bundle remembers the limits of the day it was made
         model = scratch / f"{made.name}.onnx"
         model.write_bytes(bundle.read("onnx-fp32"))

@@ -1,7 +1,7 @@
 """The closed loop, unattended, with real processes and real traffic on MNIST: cures, bad versions, false alarms.
 
 One endpoint with the loop on goes through all parts, in this order: `alarms` (nothing has changed), `bad` (five kinds
-of bad versions are ordered into the canary by hand, past the gate), `beside` (a retraining while it serves), `cure`
+of bad versions at the gate, and some of them past it by force), `beside` (a retraining while it serves), `cure`
 (the world changes and nobody looks). Labels come back for 30 % of the answers, two seconds later, from an operator's
 token.
 """

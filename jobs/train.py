@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cluster.config import Experiment
-from cluster.errors import DataError, StoppedError, TrimtabError
+from cluster.errors import DataError, StoppedError, StoreError, TrimtabError
 from cluster.experiment import fingerprint
 from cluster.progress import Progress
 from cluster.store import Store
@@ -182,6 +182,8 @@ def _fit(
                 result = fit.to_end(
                     lambda: fit.new_trainer(experiment, store, dataset, key, **more), lambda: not follower.is_recalled
                 )
+        except StoreError as error:  # Ray Train's own list of checkpoints
+            raise _failed(str(error), store, key, kept=checkpoint.is_there(store, key)) from error
         finally:
             ray.kill(board)
     ending = result.return_value

@@ -11,7 +11,7 @@ from ladder.variants import OnnxPredictor
 
 WIDTH = 32  # wider ones are projected: distances stay about as they were (W. Johnson, J. Lindenstrauss, 1984)
 _LAYERS = ("Gemm", "MatMul")
-_OUTPUT = "embedding"
+_OUTPUT = "before_the_last_layer"  # a name that no layer of a network has
 
 
 class Embedder:

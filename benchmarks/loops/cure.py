@@ -14,7 +14,7 @@ from benchmarks import report
 from benchmarks.loops import worlds
 from benchmarks.loops.events import first, notes
 from benchmarks.loops.setting import Setting
-from benchmarks.loops.traffic import Rows, Traffic, accuracy, wait
+from benchmarks.loops.traffic import Rows, Traffic, accuracy, failed, wait
 
 NIGHT_S = 43_200.0  # mean wait for the night
 DAY_S = 86_400.0
@@ -58,7 +58,7 @@ def _cured(setting: Setting, traffic: Traffic, name: str, rows: Rows) -> list[di
         figures.append(report.figure(f"{name}: change until a retraining is ordered", [ordered - changed], "s"))
     if promoted:
         after = accuracy(traffic.since(promoted))
-        failed = sum(one.status != 200 for one in traffic.since(changed))
+        lost = failed(traffic.since(changed))
         with_loop = _day(worst, after, promoted - changed)
         figures += [
             report.figure(f"{name}: change until the promotion", [(promoted - changed) / 60], "min"),
@@ -72,7 +72,7 @@ def _cured(setting: Setting, traffic: Traffic, name: str, rows: Rows) -> list[di
                 peer="a training every night",
                 peer_values=[_day(worst, after, NIGHT_S)],
             ),
-            report.figure(f"{name}: requests failed", [failed], "requests", goal=0, met=failed == 0),
+            report.figure(f"{name}: requests failed", [lost], "requests", goal=0, met=lost == 0),
         ]
     return figures
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from benchmarks import endpoint
 from benchmarks.endpoint import Endpoint
-from benchmarks.loops.events import first
 from benchmarks.loops.traffic import Rows
 from cluster.errors import GateError
 from cluster.registry import Registry
@@ -52,10 +51,10 @@ class Setting:
     def trimtab(self, verb: str, *words: str) -> None:
         endpoint.trimtab(verb, str(self.path), *words)
 
-    def is_refused(self, version: int, *more: str) -> bool:
+    def is_refused(self, version: int) -> bool:
         """Order the canary of a version; whether it is not begun. Raises CalledProcessError for another failure."""
         try:
-            self.trimtab("canary", str(version), *more)
+            self.trimtab("canary", str(version))
         except subprocess.CalledProcessError as error:
             if error.returncode != GateError.exit_code:
                 raise
@@ -74,17 +73,3 @@ class Setting:
         other.write_text(json.dumps(tree | {"seed": tree.get("seed", 0) + 1}))
         endpoint.trimtab("evaluate", str(other))
         return Registry.open(self.served.bundle.store).version(self.served.bundle.name).version
-
-    def is_through(self, since: float, version: int) -> bool:
-        """Whether the canary has been taken back, or has answered for long enough at its last step."""
-        if first(self.served, since, "taken back", version=version):
-            return True
-        steps = [one for one in _canaries(self.served, since, version) if one >= LOOP["rollout"]["steps"][-1]]
-        return bool(steps)
-
-
-def _canaries(served: Endpoint, since: float, version: int) -> list[float]:
-    from benchmarks.loops.events import events
-
-    found = [one for one in events(served, since) if one.event == "canary" and one.version == version]
-    return [float(one.figures.get("share", 0.0)) for one in found]

@@ -24,7 +24,7 @@ from benchmarks.endpoint import Endpoint
 
 Rows = tuple[np.ndarray, np.ndarray]  # uint8 [n, *shape] and int64 [n]
 GIVE_UP_S = 5.0
-LATE = 0.001  # of the requests; the client itself may send so many late by a second
+REFUSED = (429, 504)  # the endpoint says that it could not answer in time
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,17 @@ def accuracy(seen: list[Seen]) -> float:
     return sum(one.right for one in seen) / max(1, len(seen))
 
 
-def wait(condition: Callable[[], bool], timeout_s: float, every_s: float = 0.5) -> float | None:
+def failed(seen: list[Seen]) -> int:
+    """Requests that got neither an answer nor the word that there is no time for one."""
+    return sum(one.status not in (200, *REFUSED) for one in seen)
+
+
+def refused(seen: list[Seen]) -> float:
+    """The share of them for which there was no time."""
+    return sum(one.status in REFUSED for one in seen) / max(1, len(seen))
+
+
+def wait(condition: Callable[[], object], timeout_s: float, every_s: float = 0.5) -> float | None:
     """The time (unix) when it held; None when it did not in time."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ NOTHING = np.empty((0, 8, 8, 1), np.uint8), np.empty(0, np.int64)
 
 
 @pytest.fixture(scope="module")
-def good(trained_digits: Path) -> Bundle:
-    return read_bundle(Store.open(str(trained_digits)), "good")
+def good(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """In a store of its own, as bad ones are put beside it."""
+    folder = shutil.copytree(trained_digits, tmp_path_factory.mktemp("gate") / "store")
+    return read_bundle(Store.open(str(folder)), "good")
 
 
 def measured(good: Bundle, candidate: Bundle, recent: tuple[np.ndarray, np.ndarray] = NOTHING) -> dict[str, Check]:

@@ -54,6 +54,24 @@ def test_an_embedding_is_what_goes_into_the_last_layer(encoding: Encoding, parse
         np.testing.assert_allclose(embedded, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_names_of_a_networks_own_are_no_matter() -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rows, outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in ("rows", "outputs"))
+    nodes = [
+        helper.make_node("Relu", ["rows"], ["embedding"]),
+        helper.make_node("MatMul", ["embedding", "w"], ["outputs"]),
+    ]
+    weights = numpy_helper.from_array(np.eye(2, dtype=np.float32), "w")
+    graph = helper.make_graph(nodes, "g", [rows], [outputs], [weights])
+    model = onnx.helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+    embedded = Embedder(model.SerializeToString())(np.array([[1.0, -1.0]], np.float32))
+
+    np.testing.assert_array_equal(embedded, [[1.0, 0.0]])
+
+
 def test_a_graph_without_a_last_layer_has_no_embeddings() -> None:
     import onnx
     from onnx import TensorProto, helper
