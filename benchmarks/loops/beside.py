@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from benchmarks import report
@@ -20,6 +21,8 @@ def run(setting: Setting) -> list[dict[str, Any]]:
         ordered = time.time()
         setting.trimtab("retrain")
         ended = wait(lambda: first(setting.served, ordered, "gate passed", "gate refused", "failed") is not None, 900.0)
+        if first(setting.served, ordered, "gate passed"):  # what comes after must not meet its rollout
+            wait(partial(first, setting.served, ordered, "promoted", "taken back"), 300.0)
     before, during = traffic.since(0.0, ordered), traffic.since(ordered, ended or float("inf"))
     alone, beside = _in_time(before, setting.objective_s), _in_time(during, setting.objective_s)
     return [
