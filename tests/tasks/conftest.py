@@ -1,14 +1,22 @@
-"""A folder with a task of one's own: numbers in lines of text, told apart by their sum."""
+"""A folder with a task of one's own, numbers in lines of text that are told apart by their sum; and a real server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from cluster import experiment as experiments
 from cluster.config import Experiment
+from ladder.bundle import Bundle
+from serve.auth import Tokens
+from serve.core import Core
+from serve.web import Web
 
 SUMS = """
 import numpy as np
@@ -82,3 +90,26 @@ def own_task(tmp_path: Path) -> Callable[..., Experiment]:
         return experiments.parse(tree).lying_in(str(tmp_path))
 
     return write
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., contextlib.AbstractContextManager[int]]:
+    """`with serving(bundle, name, tokens) as port`: a real server of one version, until the block ends."""
+
+    @contextlib.contextmanager
+    def running(bundle: Bundle, name: str, tokens: list[str]) -> Iterator[int]:
+        core = Core(name, bundle.experiment.serve)
+        core.use(core.load(bundle, 1, bundle.experiment.serve))
+        app = Web(core, Tokens(tokens))
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.02)
+        yield server.servers[0].sockets[0].getsockname()[1]
+        server.should_exit = True
+        thread.join(30)
+        with contextlib.suppress(Exception):
+            core.close()
+
+    return running

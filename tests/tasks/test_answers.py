@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 
 from cluster import experiment as experiments
 from cluster.config import Experiment
@@ -24,9 +20,6 @@ from cluster.store import Store
 from jobs import evaluate, keys, preprocess, train
 from ladder.bundle import Bundle, read_bundle
 from ladder.variants import OnnxPredictor
-from serve.auth import Tokens
-from serve.core import Core
-from serve.web import Web
 from tasks import replies
 from tasks.answers import WIDTH, Answers
 from tasks.dataset import read_dataset
@@ -70,30 +63,17 @@ def bundle(ray_cluster: Session, tmp_path_factory: pytest.TempPathFactory) -> Bu
 
 
 @pytest.fixture(scope="module")
-def say(bundle: Bundle) -> Iterator[Say]:
+def say(bundle: Bundle, serving: Callable[..., Any]) -> Iterator[Say]:
     """Sends one request to a real server with two tokens."""
-    serve = bundle.experiment.serve
-    core = Core("answers", serve)
-    core.use(core.load(bundle, 1, serve))
-    app = Web(core, Tokens(["secret predict", "other predict"]))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    with serving(bundle, "answers", ["secret predict", "other predict"]) as port:
 
-    def asked(body: Any, token: str = "secret", media_type: str = "application/json") -> httpx.Response:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"authorization": f"Bearer {token}", "content-type": media_type}
-        url = f"http://127.0.0.1:{port}/v2/models/answers/predict"
-        return httpx.post(url, content=content, headers=headers, timeout=60)
+        def asked(body: Any, token: str = "secret", media_type: str = "application/json") -> httpx.Response:
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            headers = {"authorization": f"Bearer {token}", "content-type": media_type}
+            url = f"http://127.0.0.1:{port}/v2/models/answers/predict"
+            return httpx.post(url, content=content, headers=headers, timeout=60)
 
-    yield asked
-    server.should_exit = True
-    thread.join(30)
-    with contextlib.suppress(Exception):
-        core.close()
+        yield asked
 
 
 def test_rows_of_no_intent_are_measured_and_each_rung_has_a_threshold_of_its_own(bundle: Bundle) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 
 from cluster import experiment as experiments
 from cluster.config import Experiment
@@ -27,9 +23,6 @@ from jobs import evaluate, preprocess, train
 from ladder.bundle import Bundle, read_bundle
 from ladder.profile import batched
 from ladder.variants import OnnxPredictor
-from serve.auth import Tokens
-from serve.core import Core
-from serve.web import Web
 from tasks import ranking
 from tasks.dataset import read_dataset
 from tasks.recommend import Recommend
@@ -66,30 +59,17 @@ def bundle(ray_cluster: Session, tmp_path_factory: pytest.TempPathFactory) -> Bu
 
 
 @pytest.fixture(scope="module")
-def say(bundle: Bundle) -> Iterator[Say]:
+def say(bundle: Bundle, serving: Callable[..., Any]) -> Iterator[Say]:
     """Sends one request to a real server; returns what it says, or the refusal's words."""
-    serve = bundle.experiment.serve
-    core = Core("recommend", serve)
-    core.use(core.load(bundle, 1, serve))
-    app = Web(core, Tokens(["secret predict"]))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    with serving(bundle, "recommend", ["secret predict"]) as port:
 
-    def asked(body: Any, query: str = "") -> Any:
-        url = f"http://127.0.0.1:{port}/v2/models/recommend/predict{query}"
-        headers = {"authorization": "Bearer secret", "content-type": "application/json"}
-        answer = httpx.post(url, content=json.dumps(body).encode(), headers=headers, timeout=60)
-        return answer.json() if answer.status_code == 200 else (answer.status_code, answer.text)
+        def asked(body: Any, query: str = "") -> Any:
+            url = f"http://127.0.0.1:{port}/v2/models/recommend/predict{query}"
+            headers = {"authorization": "Bearer secret", "content-type": "application/json"}
+            answer = httpx.post(url, content=json.dumps(body).encode(), headers=headers, timeout=60)
+            return answer.json() if answer.status_code == 200 else (answer.status_code, answer.text)
 
-    yield asked
-    server.should_exit = True
-    thread.join(30)
-    with contextlib.suppress(Exception):
-        core.close()
+        yield asked
 
 
 def ids(answer: Any) -> list[str]:
