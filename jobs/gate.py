@@ -93,14 +93,15 @@ def refusal(candidate: Bundle) -> str:
 def _differences(stable: Bundle, candidate: Bundle) -> list[str]:
     """What clients would notice, and what makes answers of the two no answers to the same rows."""
     ours, theirs = stable.encoding, candidate.encoding
+    (our_input, our_output), (their_input, their_output) = _specs(stable), _specs(candidate)
     found = [
         f"{name} ({_shown(mine)} before, now {_shown(new)})"
         for name, mine, new in (
             ("labels", ours.labels, theirs.labels),
             ("rows' shape", ours.shape, theirs.shape),
             ("rows' dtype", ours.dtype, theirs.dtype),
-            ("input", *(_specs(bundle)[0] for bundle in (stable, candidate))),
-            ("output", *(_specs(bundle)[1] for bundle in (stable, candidate))),
+            ("input", our_input, their_input),
+            ("output", our_output, their_output),
         )
         if mine != new
     ]

@@ -393,6 +393,19 @@ def _top_k(given: object, num_labels: int) -> int | None:
     return number
 
 
+def marks(task: Task, encoding: Encoding, outputs: Sequence[Sequence[float]], said: Sequence[str]) -> np.ndarray:
+    """How right each of n answers was by what somebody said of it, float64 [n] from 0 to 1.
+
+    `said` are labels, of which one that `encoding` does not know is never met, or values where there are no labels.
+    """
+    if encoding.labels:
+        known = {label: place for place, label in enumerate(encoding.labels)}
+        truth = np.array([known.get(label, -1) for label in said], np.int64)
+    else:
+        truth = np.array([float(value) for value in said], np.float32)
+    return np.asarray(task.right(np.array(outputs, np.float32), truth))
+
+
 def trimmed(rows: Any) -> Any:
     """Rows [n, length] of numpy or torch without the columns at the end that are zero in all of them, but for one."""
     used = (rows != 0).any(0).nonzero()

@@ -113,7 +113,7 @@ def _by_version(
 ) -> list[dict[str, Any]]:
     """Of each version its answers in the sample, those with a label, and the share of these that was right."""
     from ladder.bundle import read_bundle
-    from tasks.task import load_task
+    from tasks.task import load_task, marks
 
     made = []
     bundles = {one.version: one.bundle for one in workspace.registry.versions(experiment.name)} if len(sample) else {}
@@ -123,11 +123,9 @@ def _by_version(
         entry: dict[str, Any] = {"version": version, "answers": len(rows), "labelled": len(labelled), "right": None}
         if labelled and version in bundles:
             bundle = read_bundle(workspace.store, bundles[version])
-            task, known = load_task(bundle.experiment, bundle.file), bundle.encoding.labels
+            task = load_task(bundle.experiment, bundle.file)
             said = [labels[row["request_id"], row["row"]] for row in labelled]
-            truth = np.array([known.index(text) if text in known else -1 for text in said] if known else said, float)
-            truth = truth.astype(np.int64) if known else truth.astype(np.float32)
-            outputs = np.array([row["outputs"] for row in labelled], np.float32)
-            entry["right"] = round(float(task.right(outputs, truth).mean()), 4)
+            right = marks(task, bundle.encoding, [row["outputs"] for row in labelled], said)
+            entry["right"] = round(float(right.mean()), 4)
         made.append(entry)
     return made

@@ -19,12 +19,12 @@ from cluster.store import Store
 from serve.adapt import candidacy
 from serve.adapt.actuator import Actual
 from serve.adapt.candidacy import State
+from serve.adapt.errands import last_words
 from serve.adapt.jury import Jury
 from serve.adapt.rivals import Heard
 
 LOOK_EVERY_S = 1.0
 JUDGE_EVERY = 5  # looks
-MOST_WORDS = 300  # of what a job said last
 _log = logging.getLogger(__name__)
 
 
@@ -107,10 +107,9 @@ class Clerk:
 
     def _last_words(self, job: submit.Job) -> str:
         try:
-            lines = [line.strip() for line in submit.logs(self._session, job.submission_id).splitlines()]
+            return last_words(self._session, job)
         except TrimtabError as error:
             return f"its log cannot be read ({first_line(error)})"
-        return (next(filter(None, reversed(lines)), "") or job.message or "its job said nothing")[:MOST_WORDS]
 
     def _environment(self) -> dict[str, str]:
         elsewhere = {} if self._session.pid else {"TRIMTAB_ADDRESS": self._session.dashboard_url}

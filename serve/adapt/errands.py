@@ -66,8 +66,13 @@ class RayErrands:
         submit.stop(self._session, job.submission_id)
 
     def last_words(self, job: Job) -> str:
-        lines = submit.logs(self._session, job.submission_id).splitlines()
-        said = [event.text for line in lines if (event := progress.parse(line)) and event.kind == "error"]
-        plain = [line.strip() for line in lines if line.strip() and progress.parse(line) is None]
-        words = (said or plain or [job.message or "it said nothing"])[-1]
-        return words[:MOST_WORDS]
+        return last_words(self._session, job)
+
+
+def last_words(session: Session, job: Job) -> str:
+    """Why a job of ours ended, in a sentence as far as one is known. Raises TrimtabError without its log."""
+    lines = submit.logs(session, job.submission_id).splitlines()
+    said = [event.text for line in lines if (event := progress.parse(line)) and event.kind == "error"]
+    plain = [line.strip() for line in lines if line.strip() and progress.parse(line) is None]
+    words = (said or plain or [job.message or "it said nothing"])[-1]
+    return words[:MOST_WORDS]

@@ -24,7 +24,7 @@ from cluster.store import Store
 from ladder.bundle import Bundle, read_bundle
 from serve.adapt.triggers import Files, Judged, Labels, floor
 from tasks.dataset import read_dataset
-from tasks.task import Task, load_task
+from tasks.task import Encoding, Task, load_task, marks
 
 OVERLAP_NS = 60 * 10**9  # writers' clocks differ, and a part may be merged away while it is read
 
@@ -80,7 +80,7 @@ class _Stable:
 
     version: int
     task: Task
-    labels: tuple[str, ...]
+    encoding: Encoding
     accuracy: float
     rungs: Mapping[str, float]
 
@@ -147,16 +147,11 @@ def _stable(bundle: Bundle, version: int) -> _Stable:
     rungs = {entry["variant"]: float(entry["accuracy"]) for entry in table}
     task = load_task(bundle.experiment, bundle.file)
     accuracy = floor(float(bundle.metrics["accuracy"]), num_rows)
-    return _Stable(version, task, bundle.encoding.labels, accuracy, rungs)
+    return _Stable(version, task, bundle.encoding, accuracy, rungs)
 
 
 def _judged(stable: _Stable, rows: list[tuple[dict[str, Any], str]]) -> Judged:
     if not rows:
         return Judged(0.0, 0)
-    outputs = np.array([row["outputs"] for row, _ in rows], np.float32)
-    if stable.labels:
-        known = {label: i for i, label in enumerate(stable.labels)}
-        truth = np.array([known.get(label, -1) for _, label in rows], np.int64)
-    else:
-        truth = np.array([float(label) for _, label in rows], np.float32)
-    return Judged(round(float(stable.task.right(outputs, truth).sum()), 3), len(rows))
+    outputs, said = [row["outputs"] for row, _ in rows], [label for _, label in rows]
+    return Judged(round(float(marks(stable.task, stable.encoding, outputs, said).sum()), 3), len(rows))

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from cluster import feedback, served
 from cluster.config import Labels
 from cluster.feedback import Rules
 from cluster.store import Store
 from ladder.bundle import Bundle, read_bundle
 from serve.adapt.sequential import Tally
-from tasks.task import Task, load_task
+from tasks.task import Task, load_task, marks
 
 MARGIN_NS = 60 * 10**9  # replicas write their rows down some time after the answer
 LEAST_RIGHT = 0.5  # of an answer that is partly right
@@ -65,10 +63,6 @@ class Jury:
             bundle = read_bundle(self._store, key)
             self._opened[key] = bundle, load_task(bundle.experiment, bundle.file)
         bundle, task = self._opened[key]
-        known = {text: place for place, text in enumerate(bundle.encoding.labels)}
-        if known:
-            truth = np.array([known.get(label, -1) for _, label in mine], np.int64)
-        else:
-            truth = np.array([float(label) for _, label in mine], np.float32)
-        right = task.right(np.array([outputs for outputs, _ in mine], np.float32), truth)
-        return len(mine), int((np.asarray(right) < LEAST_RIGHT).sum())
+        outputs, said = zip(*mine, strict=True)
+        right = marks(task, bundle.encoding, outputs, said)
+        return len(mine), int((right < LEAST_RIGHT).sum())
