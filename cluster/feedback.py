@@ -1,8 +1,8 @@
 """What people say about answers, and what of it can be believed: rows of the feedback's ledger, and their sum.
 
 A row says of one answer, by its request id, which label was right, how good it was, or what came of it. Clients may
-repeat themselves, come late, contradict each other or lie. `believed` is the one place that decides; pure, as is all
-here but `ledger`.
+repeat themselves, come late, contradict each other or lie. `believed` is the one place that decides, `labelled` the one
+that joins it to the sample of what was served; pure, as is all here but `ledger`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from cluster.config import Labels
 from cluster.ledger import Ledger
 from cluster.store import Store
 
@@ -98,6 +99,25 @@ def believed(rows: Iterable[Mapping[str, Any]], known: Iterable[tuple[str, int]]
     over = _over_share(alone, len(found), rules.client_share)
     kept = {answer: label for answer, label in found.items() if answer not in over}
     return Believed(kept, waiting, conflicting, len(over), unknown)
+
+
+def labelled(answers: pa.Table, words: pa.Table, rules: Labels) -> tuple[list[dict[str, Any]], Believed]:
+    """The answers of a sample (`cluster.served`) whose labels can be believed, as rows in its order; and the sums.
+
+    Each row has its `label` besides, and as `heard_ns` the time of the last label that was said of it.
+    """
+    said, heard_ns = words.to_pylist(), dict[tuple[str, int], int]()
+    for word in said:
+        if word["kind"] == "label":
+            answer = word["request_id"], word["row"]
+            heard_ns[answer] = max(word["received_ns"], heard_ns.get(answer, 0))
+    names = zip(answers["request_id"].to_pylist(), answers["row"].to_pylist(), strict=True)
+    known = {answer: i for i, answer in enumerate(names) if answer in heard_ns}
+    found = believed(said, known, Rules(rules.agreement, rules.client_share))
+    chosen = [answer for answer in known if answer in found.labels]
+    rows = answers.take(pa.array([known[answer] for answer in chosen], pa.int64())).to_pylist()
+    more = ({"label": found.labels[answer], "heard_ns": heard_ns[answer]} for answer in chosen)
+    return [row | extra for row, extra in zip(rows, more, strict=True)], found
 
 
 class _Word(NamedTuple):

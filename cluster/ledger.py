@@ -2,7 +2,8 @@
 
 A part is a Parquet file whose name begins with the time it was written, so that a reader can begin at a time. Each
 writer merges its own small parts as they grow in number; a merge that dies halfway leaves rows twice, which the
-column `id` shows, so reading never counts one twice. Knows nothing of what rows mean.
+column `id` shows, so reading never counts one twice. A `Follower` sees the rows as they come. Knows nothing of what
+rows mean.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ from cluster.store import Store
 MERGED_PARTS = 32  # small parts of one writer that become one
 PART_BYTES = 4 * 1024**2  # a part of this size is not small any more
 TRIES = 5  # of reading while writers merge
+OVERLAP_NS = 60 * 10**9  # rows are written down some time after they came about, and writers' clocks differ
 
 
 class Ledger:
     """Rows of one `schema`, which has a text column `id`, under `folder` of a store; for one writing thread."""
 
     def __init__(self, store: Store, folder: str, schema: pa.Schema) -> None:
-        self._store, self._folder, self._schema = store, folder, schema
+        self._store, self._folder, self.schema = store, folder, schema
         self._writer, self._last_ns = uuid.uuid4().hex[:8], 0
         self._small: list[str] = []  # names of own parts
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Write one part, there for every reader and after any death from when this returns. Raises StoreError."""
-        name = self._put(pa.Table.from_pylist([dict(row) for row in rows], schema=self._schema))
+        name = self._put(pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema))
         self._small.append(name)
         if len(self._small) >= MERGED_PARTS:
             self._merge()
@@ -55,9 +57,7 @@ class Ledger:
             tables = [table for data in found if data is not None and (table := self._table(data)) is not None]
             if None not in found:
                 break  # else one was merged away meanwhile: its rows are in a part that was not listed yet
-        whole = pa.concat_tables([self._schema.empty_table(), *tables]).combine_chunks()
-        _, first = np.unique(whole["id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
-        return whole.take(pa.array(np.sort(first)))
+        return each_once(pa.concat_tables([self.schema.empty_table(), *tables]))
 
     def remove_before(self, before_ns: int) -> int:
         """Remove the parts that were written before then; returns how many."""
@@ -76,7 +76,7 @@ class Ledger:
     def _merge(self) -> None:
         found = [self._store.get(f"{self._folder}/{name}") for name in self._small]
         tables = [table for data in found if data is not None and (table := self._table(data)) is not None]
-        whole = pa.concat_tables([self._schema.empty_table(), *tables]).combine_chunks()
+        whole = pa.concat_tables([self.schema.empty_table(), *tables]).combine_chunks()
         merged = self.replace(self._small, whole)
         self._small = [merged] if sum(len(data or b"") for data in found) < PART_BYTES else []
 
@@ -94,6 +94,44 @@ class Ledger:
 
     def _table(self, data: bytes) -> pa.Table | None:
         try:
-            return pq.read_table(pa.BufferReader(data), schema=self._schema)
+            return pq.read_table(pa.BufferReader(data), schema=self.schema)
         except pa.ArrowException:
             return None
+
+
+class Follower:
+    """The rows of a ledger as they come; call it from one thread. `at` is the column with a row's own time.
+
+    It remembers the ids of the newest rows alone, so a row that is written down more than OVERLAP_NS after a later one
+    is missed.
+    """
+
+    def __init__(self, ledger: Ledger, at: str) -> None:
+        self._ledger, self._at = ledger, at
+        self._parts: list[str] | None = None
+        self._newest_ns = 0  # of the rows seen so far
+        self._seen: dict[str, int] = {}  # ids of the rows within OVERLAP_NS of it, and their times
+
+    def fresh(self, since_ns: int = 0) -> pa.Table:
+        """Rows that were not there before, oldest first, and none older than `since_ns`. Raises StoreError."""
+        floor_ns = max(self._newest_ns - OVERLAP_NS, since_ns, 0)
+        parts = self._ledger.parts()
+        if parts == self._parts:
+            return self._ledger.schema.empty_table()
+        table, self._parts = self._ledger.read(floor_ns), parts
+        times = table[self._at].to_numpy()
+        is_fresh = (times >= floor_ns) & np.array([name not in self._seen for name in table["id"].to_pylist()], bool)
+        order = np.flatnonzero(is_fresh)[np.argsort(times[is_fresh], kind="stable")]
+        table = table.take(pa.array(order))
+        if len(order):
+            # A writer whose clock runs ahead must not hide what the others write.
+            self._newest_ns = max(self._newest_ns, min(int(times[order[-1]]), time.time_ns()))
+            seen = self._seen | dict(zip(table["id"].to_pylist(), times[order].tolist(), strict=True))
+            self._seen = {name: at for name, at in seen.items() if at >= self._newest_ns - OVERLAP_NS}
+        return table
+
+
+def each_once(table: pa.Table) -> pa.Table:
+    """Of rows with the same `id` the first."""
+    _, first = np.unique(table["id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    return table.combine_chunks().take(pa.array(np.sort(first)))

@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from cluster import feedback, served
 from cluster.config import Labels
-from cluster.feedback import Rules
 from cluster.store import Store
 from tasks.task import Encoding
 
@@ -65,10 +64,9 @@ def gather(
     `versions` are the encodings of those that answered. `earlier` are rows of a retraining before: those that the
     sample does not hold any more are kept for learning.
     """
-    words = [word for word in feedback.ledger(store, name).read().to_pylist() if word["received_ns"] <= until_ns]
-    sample = served.ledger(store, name).read()
-    answers = list(zip(sample["request_id"].to_pylist(), sample["row"].to_pylist(), strict=True))
-    found = feedback.believed(words, answers, Rules(rules.agreement, rules.client_share))
+    words, sample = feedback.ledger(store, name).read(), served.ledger(store, name).read()
+    words = words.filter(pa.array(words["received_ns"].to_numpy() <= until_ns))
+    answers, found = feedback.labelled(sample, words, rules)
     left_out = Counter(
         {
             "waiting for others to agree": found.waiting,
@@ -77,7 +75,7 @@ def gather(
             "of answers that are not in the sample": found.unknown,
         }
     )
-    rows = list(_rows(sample, answers, found.labels, encoding, versions, left_out))
+    rows = list(_rows(answers, encoding, versions, left_out))
     if earlier is not None:
         present = set(sample["id"].to_pylist())
         rows += [row for row in earlier.to_pylist() if row["id"] not in present and row["part"] != "held_out"]
@@ -105,19 +103,14 @@ def arrays(table: pa.Table, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]
 
 
 def _rows(
-    sample: pa.Table,
-    answers: list[tuple[str, int]],
-    labels: Mapping[tuple[str, int], str],
+    answers: list[dict[str, Any]],
     encoding: Encoding,
     versions: Mapping[int, Encoding],
     left_out: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     known = {label: float(i) for i, label in enumerate(encoding.labels)}
-    inputs, version_of, at_ns = sample["input"], sample["version"].to_pylist(), sample["at_ns"].to_pylist()
-    for i, answer in enumerate(answers):
-        if (label := labels.get(answer)) is None:
-            continue
-        made_for, content = versions.get(version_of[i]), inputs[i].as_py()
+    for answer in answers:
+        made_for, content, label = versions.get(answer["version"]), answer["input"], answer["label"]
         if content is None:
             left_out["without their input"] += 1
         elif made_for is None or (made_for.shape, made_for.dtype) != (encoding.shape, encoding.dtype):
@@ -127,7 +120,7 @@ def _rows(
         else:
             key = hashlib.blake2b(content, digest_size=16).hexdigest()
             target = known[label] if encoding.labels else float(label)
-            yield {"id": f"{answer[0]}#{answer[1]}", "key": key, "at_ns": at_ns[i], "input": content, "target": target}
+            yield {"id": answer["id"], "key": key, "at_ns": answer["at_ns"], "input": content, "target": target}
 
 
 def _each_once(rows: list[dict[str, Any]], left_out: Counter[str]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cluster import served
+from cluster.ledger import Follower
 from cluster.store import Store
 from ladder import reference
 from ladder.bundle import Bundle, read_bundle
@@ -24,18 +25,16 @@ from serve.adapt.streams import Stream
 from tasks.task import load_task
 
 LOOK_EVERY_S = 15.0
-OVERLAP_NS = 10 * 10**9  # replicas write their rows down some seconds later, each at its own time
 
 
 class Sentinel:
     """Of one endpoint; call it from one thread."""
 
     def __init__(self, store: Store, name: str, window: int = drift.WINDOW) -> None:
-        self._store, self._ledger, self._window = store, served.ledger(store, name), window
+        self._store, self._window = store, window
+        self._sample = Follower(served.ledger(store, name), "at_ns")
         self._of: tuple[str, int] | None = None  # bundle and version
         self._known: Reference | None = None
-        self._newest_ns = 0  # of the rows seen so far
-        self._seen: dict[str, int] = {}  # ids of the rows within OVERLAP_NS of it, and their times
         self._waiting: list[dict[str, Any]] = []
         self._verdict: Verdict | None = None
         self._seen_inputs: Verdict | None = None
@@ -50,7 +49,8 @@ class Sentinel:
             self._begin(bundle, version)
         if self._known is None:
             return []
-        fresh = self._fresh(version)
+        rows = self._sample.fresh().to_pylist()
+        fresh = [row for row in rows if row["version"] == version and row["outputs"] is not None]
         words = self._creeping(fresh, version) if self._known.has_classes else []
         self._waiting += fresh
         latest: list[dict[str, Any]] = []
@@ -95,17 +95,6 @@ class Sentinel:
                 mean = "the mean confidence of version {} with {} went from {:.3f} to {:.3f}, found by ADWIN"
                 words.append(mean.format(version, variant, *change))
         return words
-
-    def _fresh(self, version: int) -> list[dict[str, Any]]:
-        """Rows that were not there at the last look, oldest first."""
-        since_ns = self._newest_ns - OVERLAP_NS
-        rows = [row for row in self._ledger.read(max(since_ns, 0)).to_pylist() if row["at_ns"] >= since_ns]
-        rows = sorted((row for row in rows if row["id"] not in self._seen), key=lambda row: int(row["at_ns"]))
-        if rows:
-            self._newest_ns = max(self._newest_ns, rows[-1]["at_ns"])
-            seen = self._seen | {row["id"]: row["at_ns"] for row in rows}
-            self._seen = {name: at for name, at in seen.items() if at >= self._newest_ns - OVERLAP_NS}
-        return [row for row in rows if row["version"] == version and row["outputs"] is not None]
 
 
 def reference_of(bundle: Bundle) -> Reference | None:

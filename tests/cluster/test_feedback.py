@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyarrow as pa
 import pytest
 
-from cluster import feedback
+from cluster import feedback, served
+from cluster.config import Labels
 from cluster.feedback import Believed, Rules
 from cluster.ledger import Ledger
 from cluster.store import Store
@@ -113,3 +115,20 @@ def test_the_same_word_is_one_row_of_the_ledger(store: Store) -> None:
     ledger.append(words([("a", "7", "ann")]))
 
     assert ledger.read().num_rows == 1
+
+
+def test_answers_of_a_sample_are_joined_with_the_labels_that_are_believed_of_them() -> None:
+    answers = pa.Table.from_pylist(
+        [{"id": f"{name}#0", "request_id": name, "row": 0, "at_ns": at} for at, name in enumerate("cba")], served.SCHEMA
+    )
+    said = words([("a", "7", "ann"), ("a", "7", "bob"), ("b", "3", "ann"), ("c", "1", "ann"), ("c", "1", "bob")])
+    said.append(feedback.word("c", 0, "rating", "1", "cid", 99))
+    said.append(feedback.word("unseen", 0, "label", "1", "cid", 99))
+
+    rows, found = feedback.labelled(answers, pa.Table.from_pylist(said, feedback.SCHEMA), Labels(agreement=2))
+
+    assert [(row["id"], row["at_ns"], row["label"], row["heard_ns"]) for row in rows] == [
+        ("c#0", 0, "1", 4),
+        ("a#0", 2, "7", 1),
+    ]
+    assert (found.waiting, found.unknown) == (1, 1)

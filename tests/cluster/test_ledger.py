@@ -3,13 +3,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from cluster import ledger as ledgers
-from cluster.ledger import Ledger
+from cluster.ledger import OVERLAP_NS, Follower, Ledger
 from cluster.store import Store
 
 SCHEMA = pa.schema({"id": pa.string(), "value": pa.int64()})
@@ -126,3 +127,41 @@ def test_old_parts_are_removed(ledger: Ledger) -> None:
 
     assert removed == 1
     assert values(ledger) == [2]
+
+
+def test_a_follower_sees_each_row_once_also_when_parts_are_merged(ledger: Ledger, store: Store) -> None:
+    follower, seen = Follower(Ledger(store, "words/digits", SCHEMA), "value"), list[int]()
+
+    for number in range(2 * ledgers.MERGED_PARTS + 6):
+        ledger.append(rows(number))
+        if number % 3 == 0:
+            seen += follower.fresh()["value"].to_pylist()
+    seen += follower.fresh()["value"].to_pylist()
+
+    assert seen == list(range(2 * ledgers.MERGED_PARTS + 6))
+    assert len(follower.fresh()) == 0
+
+
+def test_a_follower_remembers_the_newest_rows_alone_and_sees_those_that_come_a_little_late(ledger: Ledger) -> None:
+    follower = Follower(ledger, "value")
+    ledger.append(rows(1, OVERLAP_NS, 3 * OVERLAP_NS))
+    first = follower.fresh()["value"].to_pylist()
+
+    ledger.append(rows(2 * OVERLAP_NS + 1, 2, 3 * OVERLAP_NS + 1))
+    ledger.replace(ledger.parts(), ledger.read())
+    later = follower.fresh()["value"].to_pylist()
+
+    assert first == [1, OVERLAP_NS, 3 * OVERLAP_NS]
+    assert later == [2 * OVERLAP_NS + 1, 3 * OVERLAP_NS + 1]
+    assert len(follower._seen) == 3
+
+
+def test_a_row_from_a_clock_that_runs_ahead_hides_no_other(ledger: Ledger) -> None:
+    follower, now = Follower(ledger, "value"), time.time_ns()
+    ledger.append(rows(now + 100 * OVERLAP_NS))
+    follower.fresh()
+
+    ledger.append(rows(now))
+
+    assert follower.fresh()["value"].to_pylist() == [now]
+    assert len(follower.fresh()) == 0
