@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from cluster import served
 from cluster.config import Experiment
 from cluster.errors import NotFoundError
 from ladder.bundle import read_bundle
-from serve.adapt import drift
+from serve.adapt import drift, mistakes
+from serve.adapt.evidence import Hearing
+from serve.adapt.mistakes import Watch
 from serve.adapt.sentinel import embedding_of, reference_of
 from trimtab.workspace import Workspace
 
@@ -39,7 +42,15 @@ def look(experiment: Experiment, workspace: Workspace, window: int) -> dict[str,
             findings += known.judge_inputs(embed(part))
         if findings:
             verdicts.append(drift.follow(verdicts[-1] if verdicts else None, findings))
-    return _said(experiment, version.version, window, verdicts)
+    hearing, now = Hearing(workspace.store, experiment.name), time.time()
+    hearing.listen(experiment.retrain.labels, experiment.serve.record, now)
+    errors = hearing.errors(version.bundle, version.version)
+    _, changes = mistakes.follow(Watch(), errors, now)
+    num = len(errors.wrong)
+    return _said(experiment, version.version, window, verdicts) | {
+        "wrong by labels": f"{errors.wrong.mean():.3f} of {num} labelled answers" if num else "no believed label yet",
+        "changes of that share": [str(change) for change in changes],
+    }
 
 
 def _said(experiment: Experiment, version: int, window: int, verdicts: list[drift.Verdict]) -> dict[str, Any]:

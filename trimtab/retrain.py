@@ -29,7 +29,7 @@ def outlook(experiment: Experiment, workspace: Workspace) -> dict[str, Any]:
     """What an order would come to, without ordering. Raises as `order`."""
     stable = _checked(experiment, workspace)
     hearing = Hearing(workspace.store, experiment.name)
-    hearing.listen(experiment.retrain.labels)
+    hearing.listen(experiment.retrain.labels, experiment.serve.record, time.time())
     found, expected = hearing.labels(stable.bundle, stable.version, _learnt_at(experiment, workspace))
     return {
         "would retrain": experiment.name,

@@ -7,28 +7,28 @@ seen stands in `serve.adapt.triggers`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from pyarrow import fs
 
 from cluster import feedback, served
 from cluster.config import Labels as LabelRules
+from cluster.config import Record
 from cluster.errors import NotFoundError, first_line
-from cluster.feedback import Rules
-from cluster.ledger import Ledger
+from cluster.ledger import OVERLAP_NS, Follower, each_once
 from cluster.store import Store
 from ladder.bundle import Bundle, read_bundle
+from serve.adapt.mistakes import Errors
 from serve.adapt.triggers import Files, Judged, Labels, floor
 from tasks.dataset import read_dataset
 from tasks.task import Encoding, Task, load_task, marks
 
-OVERLAP_NS = 60 * 10**9  # writers' clocks differ, and a part may be merged away while it is read
-
-Answer = tuple[str, int]  # request id and row
+LEAST_REMEMBERED = 20_000  # answers and words, before any is forgotten
 
 
 def files_at(path: str) -> Files:
@@ -51,29 +51,6 @@ def files_at(path: str) -> Files:
     return Files(hashlib.sha256(repr(states).encode()).hexdigest()[:16])
 
 
-class Growing:
-    """The rows of a ledger as they come; call it from one thread."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._parts: list[str] = []
-        self._ids: set[str] = set()
-
-    def fresh(self) -> list[dict[str, Any]]:
-        """Those that were not there before, but for a column `input`: `has_input` says whether there is one."""
-        parts = self._ledger.parts()
-        if parts == self._parts:
-            return []
-        newest_ns = int(self._parts[-1].partition("-")[0]) if self._parts else 0
-        table, self._parts = self._ledger.read(max(0, newest_ns - OVERLAP_NS)), parts
-        if "input" in table.column_names:
-            has_input = table["input"].is_valid()
-            table = table.drop_columns(["input"]).append_column("has_input", has_input)
-        rows = [row for row in table.to_pylist() if row["id"] not in self._ids]
-        self._ids.update(row["id"] for row in rows)
-        return rows
-
-
 @dataclass(frozen=True)
 class _Stable:
     """The version that answers, and how right it should be."""
@@ -84,58 +61,101 @@ class _Stable:
     accuracy: float
     rungs: Mapping[str, float]
 
-    def expected(self, variants: Iterable[str]) -> float:
-        """Of answers that these rungs gave: less than the test split's where they are not the most accurate one."""
+    def loss(self, variant: str) -> float:
+        """How much less accurate a rung is than the most accurate one, by the test split."""
         best = max(self.rungs.values(), default=0.0)
-        losses = [best - self.rungs.get(variant, best) for variant in variants]
+        return best - self.rungs.get(variant, best)
+
+    def expected(self, variants: Iterable[str]) -> float:
+        """Of answers that these rungs gave."""
+        losses = [self.loss(variant) for variant in variants]
         return self.accuracy - (float(np.mean(losses)) if losses else 0.0)
 
 
 class Hearing:
-    """Labels that can be believed, with the answers they are about; call it from one thread."""
+    """Labels that can be believed, with the answers they are about; call it from one thread.
+
+    It remembers about what the sample itself keeps.
+    """
 
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
-        self._served, self._said = Growing(served.ledger(store, name)), Growing(feedback.ledger(store, name))
-        self._answers: dict[Answer, dict[str, Any]] = {}
-        self._words: list[dict[str, Any]] = []
-        self._heard_ns: dict[Answer, int] = {}
-        self._labels: dict[Answer, str] = {}
+        self._served = Follower(served.ledger(store, name), "at_ns")
+        self._said = Follower(feedback.ledger(store, name), "received_ns")
+        self._answers, self._words = _light(served.SCHEMA.empty_table()), feedback.SCHEMA.empty_table()
+        self._most = LEAST_REMEMBERED
+        self._labelled: list[dict[str, Any]] = []
         self._stable: tuple[tuple[str, int], _Stable] | None = None
 
-    def listen(self, rules: LabelRules) -> None:
-        """Take in what has come since. Raises TrimtabError when the store cannot be read."""
-        rows, words = self._served.fresh(), self._said.fresh()
-        if not rows and not words:
-            return
-        self._answers |= {(row["request_id"], row["row"]): row for row in rows}
-        self._words += words
-        for word in words:
-            answer = word["request_id"], word["row"]
-            self._heard_ns[answer] = max(word["received_ns"], self._heard_ns.get(answer, 0))
-        believed = feedback.believed(self._words, self._answers, Rules(rules.agreement, rules.client_share))
-        self._labels = believed.labels
+    def listen(self, rules: LabelRules, record: Record, now: float) -> bool:
+        """Take in what has come since, and say whether anything has; `now` in unix seconds.
+
+        Raises TrimtabError when the store cannot be read.
+        """
+        since_ns = int((now - record.keep) * 1e9)
+        words = self._said.fresh(since_ns)
+        if not len(self._words) and not len(words):
+            return False  # without a word the sample need not be looked at
+        answers = self._served.fresh(since_ns)
+        if not len(words) and not len(answers):
+            return False
+        self._words = each_once(pa.concat_tables([self._words, words]))
+        self._answers = each_once(pa.concat_tables([self._answers, _light(answers)]))
+        if len(self._answers) + len(self._words) > self._most:
+            self._forget(record.max_rows, since_ns)
+        self._labelled, _ = feedback.labelled(self._answers, self._words, rules)
+        return True
 
     def labels(self, bundle: str, version: int, heard_since: float, since: float = 0.0) -> tuple[Labels, float]:
         """Believed labels that came after `heard_since`, of answers given after `since`, both in unix seconds; and how
         right the version should be by what it has shown. Raises NotFoundError, DamagedError.
         """
         stable = self._of(bundle, version)
-        chosen = {
-            answer: label
-            for answer, label in self._labels.items()
-            if self._heard_ns[answer] > heard_since * 1e9 and self._answers[answer]["at_ns"] >= since * 1e9
-        }
-        rows = [(self._answers[answer], label) for answer, label in chosen.items()]
-        num = sum(row["has_input"] for row, _ in rows)
-        mine = [(row, label) for row, label in rows if row["version"] == version and row["outputs"] is not None]
-        expected = stable.expected(row["variant"] for row, _ in mine)
-        return Labels(num, _judged(stable, mine)), expected
+        rows = [row for row in self._labelled if row["heard_ns"] > heard_since * 1e9 and row["at_ns"] >= since * 1e9]
+        mine = [row for row in rows if row["version"] == version and row["outputs"] is not None]
+        right = round(float(marked(stable.task, stable.encoding, mine).sum()), 3)
+        num = sum(row["has_input"] for row in rows)
+        return Labels(num, Judged(right, len(mine))), stable.expected(row["variant"] for row in mine)
+
+    def errors(self, bundle: str, version: int) -> Errors:
+        """Of a version's labelled answers. Raises NotFoundError, DamagedError."""
+        mine = [row for row in self._labelled if row["version"] == version and row["outputs"] is not None]
+        if not mine:
+            return Errors(np.empty(0, np.int64), np.empty(0), np.empty(0))
+        stable = self._of(bundle, version)
+        mine.sort(key=lambda row: (row["at_ns"], row["id"]))
+        return Errors(
+            np.array([row["at_ns"] for row in mine], np.int64),
+            1.0 - marked(stable.task, stable.encoding, mine),
+            np.array([stable.loss(row["variant"]) for row in mine]),
+        )
+
+    def _forget(self, max_rows: int, since_ns: int) -> None:
+        """What the sample does not keep, and what was said of answers that are not in it and will not be."""
+        self._answers = served.kept(self._answers, max_rows, since_ns)
+        known = set(self._answers["request_id"].to_pylist())
+        received_ns = self._words["received_ns"].to_numpy()
+        is_kept = received_ns > received_ns.max(initial=0) - OVERLAP_NS
+        is_kept |= np.array([name in known for name in self._words["request_id"].to_pylist()], bool)
+        self._words = self._words.filter(pa.array(is_kept))
+        self._most = max(LEAST_REMEMBERED, 2 * (len(self._answers) + len(self._words)))
 
     def _of(self, bundle: str, version: int) -> _Stable:
         if self._stable is None or self._stable[0] != (bundle, version):
             self._stable = (bundle, version), _stable(read_bundle(self._store, bundle), version)
         return self._stable[1]
+
+
+def marked(task: Task, encoding: Encoding, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """How right labelled answers were (`cluster.feedback.labelled`), float64 [n] from 0 to 1."""
+    if not rows:
+        return np.empty(0)
+    return marks(task, encoding, [row["outputs"] for row in rows], [row["label"] for row in rows])
+
+
+def _light(table: pa.Table) -> pa.Table:
+    """Rows of the sample with `has_input` in the place of the input itself."""
+    return table.drop_columns(["input"]).append_column("has_input", table["input"].is_valid())
 
 
 def _stable(bundle: Bundle, version: int) -> _Stable:
@@ -148,10 +168,3 @@ def _stable(bundle: Bundle, version: int) -> _Stable:
     task = load_task(bundle.experiment, bundle.file)
     accuracy = floor(float(bundle.metrics["accuracy"]), num_rows)
     return _Stable(version, task, bundle.encoding, accuracy, rungs)
-
-
-def _judged(stable: _Stable, rows: list[tuple[dict[str, Any], str]]) -> Judged:
-    if not rows:
-        return Judged(0.0, 0)
-    outputs, said = [row["outputs"] for row, _ in rows], [label for _, label in rows]
-    return Judged(round(float(marks(stable.task, stable.encoding, outputs, said).sum()), 3), len(rows))

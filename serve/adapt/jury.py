@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+
 from cluster import feedback, served
 from cluster.config import Labels
-from cluster.feedback import Rules
 from cluster.store import Store
 from ladder.bundle import Bundle, read_bundle
+from serve.adapt.evidence import marked
 from serve.adapt.sequential import Tally
-from tasks.task import Task, load_task, marks
+from tasks.task import Task, load_task
 
 MARGIN_NS = 60 * 10**9  # replicas write their rows down some time after the answer
 LEAST_RIGHT = 0.5  # of an answer that is partly right
@@ -44,25 +46,21 @@ class Jury:
         self._seen = parts
         return self._tally
 
-    def _labels(self, since_ns: int, rules: Labels) -> list[tuple[dict[str, Any], str]]:
+    def _labels(self, since_ns: int, rules: Labels) -> list[dict[str, Any]]:
         """Answers given since then, with their labels."""
         words = self._said.read(since_ns)
         if not len(words):
             return []
         table = self._served.read(max(since_ns - MARGIN_NS, 0)).drop_columns(["input"])
-        rows = [row for row in table.to_pylist() if row["at_ns"] >= since_ns and row["outputs"] is not None]
-        answers = {(row["request_id"], row["row"]): row for row in rows}
-        found = feedback.believed(words.to_pylist(), answers, Rules(rules.agreement, rules.client_share)).labels
-        return [(answers[answer], label) for answer, label in found.items()]
+        is_meant = (table["at_ns"].to_numpy() >= since_ns) & table["outputs"].is_valid().to_numpy()
+        return feedback.labelled(table.filter(pa.array(is_meant)), words, rules)[0]
 
-    def _judged(self, key: str, version: int, labels: list[tuple[dict[str, Any], str]]) -> tuple[int, int]:
-        mine = [(row["outputs"], label) for row, label in labels if row["version"] == version]
+    def _judged(self, key: str, version: int, labels: list[dict[str, Any]]) -> tuple[int, int]:
+        mine = [row for row in labels if row["version"] == version]
         if not mine:
             return 0, 0
         if key not in self._opened:
             bundle = read_bundle(self._store, key)
             self._opened[key] = bundle, load_task(bundle.experiment, bundle.file)
         bundle, task = self._opened[key]
-        outputs, said = zip(*mine, strict=True)
-        right = marks(task, bundle.encoding, outputs, said)
-        return len(mine), int((right < LEAST_RIGHT).sum())
+        return len(mine), int((marked(task, bundle.encoding, mine) < LEAST_RIGHT).sum())

@@ -18,10 +18,11 @@ from cluster.errors import TrimtabError
 from cluster.orders import Order, Result
 from cluster.store import Store
 from cluster.submit import ENDED, Job
-from serve.adapt import triggers
+from serve.adapt import mistakes, triggers
 from serve.adapt.errands import MOST_TRIES, Errands
 from serve.adapt.evidence import Hearing, files_at
 from serve.adapt.mailbox import Mailbox
+from serve.adapt.mistakes import Watch
 from serve.adapt.plain import Plain
 from serve.adapt.proposals import Command
 from serve.adapt.triggers import Drift, Facts, Files, Labels, Memory
@@ -53,6 +54,7 @@ class State(Plain):
     memory: Memory = field(default_factory=Memory)
     intent: Order | None = None  # to be placed
     handed: tuple[str, ...] = ()  # orders whose version has been given to the rollout
+    watch: Watch = field(default_factory=Watch)  # over the stable version's errors
 
 
 class Keeper:
@@ -74,6 +76,7 @@ class Keeper:
         self._until: dict[str, float] = {}  # when what an order has learnt from had come
         self._refresh()
         self._state = self._recovered()
+        self._watch = self._state.watch
 
     def step(self, seen: Seen, now: float) -> None:
         """One round, `now` in unix seconds. Raises TrimtabError where store or cluster fail: the next one goes on."""
@@ -90,7 +93,7 @@ class Keeper:
         if due := decision.due:
             text, environment = seen.experiment.model_dump_json(), dict(seen.environment)
             intent = Order(due.id, self._name, due.cause, due.words, now, text, environment)
-        self._keep(replace(self._state, memory=decision.memory, intent=intent))
+        self._keep(replace(self._state, memory=decision.memory, intent=intent, watch=self._watch))
         self._place()
         for wish in facts.asks:
             if wish.id in decision.memory.taken:
@@ -231,23 +234,44 @@ class Keeper:
         return files_at(data.path) if self._is_time("data", every_s, now) else None
 
     def _listen(self, seen: Seen, now: float) -> None:
-        """Labels that no training has learnt from, when it is time; what was heard before this began is forgotten."""
+        """Labels, when it is time. For the triggers those count that no training has learnt from; what was heard before
+        this began is forgotten.
+        """
         settings, subject = seen.experiment.retrain, (seen.bundle, seen.version, self._learnt_at())
-        wants_drift = settings.triggers.drift and seen.drift_since is not None
         if self._subject != subject:
             self._subject, self._labels, self._drift = subject, None, None
             self._looked.pop("labels", None)
-        if not wants_drift:
-            self._drift = None
         feedback = settings.triggers.feedback
-        every_s = feedback.every if feedback else LISTEN_EVERY_S
-        if not (feedback or wants_drift) or not self._is_time("labels", every_s, now):
+        is_time = self._is_time("labels", feedback.every if feedback else LISTEN_EVERY_S, now)
+        if is_time:
+            self._look_for_mistakes(seen, now)
+        since = self._drifts_since(seen) if settings.triggers.drift else None
+        if since is None:
+            self._drift = None
+        if not is_time or (feedback is None and since is None):
             return
-        self._hearing.listen(settings.labels)
         self._labels, self._accuracy = self._hearing.labels(*subject)
-        if wants_drift and seen.drift_since is not None:
-            found, self._accuracy = self._hearing.labels(*subject, seen.drift_since)
-            self._drift = Drift(seen.drift_since, found.judged)
+        if since is not None:
+            found, self._accuracy = self._hearing.labels(*subject, since)
+            rise = self._watch.rise
+            is_news = rise is not None and rise.at > subject[2]
+            self._drift = Drift(since, found.judged, str(rise) if is_news else "")
+
+    def _look_for_mistakes(self, seen: Seen, now: float) -> None:
+        if (self._watch.bundle, self._watch.version) != (seen.bundle, seen.version):
+            self._watch = Watch(seen.bundle, seen.version, int(now * 1e9))
+        if not self._hearing.listen(seen.experiment.retrain.labels, seen.experiment.serve.record, now):
+            return
+        self._watch, found = mistakes.follow(self._watch, self._hearing.errors(seen.bundle, seen.version), now)
+        for change in found:
+            how = "more" if change.is_rise else "less"
+            self._say(f"labels show that version {seen.version} is wrong {how} often than it was: {change}")
+
+    def _drifts_since(self, seen: Seen) -> float | None:
+        """By what the answers look like, or by what labels say of them, whichever began first."""
+        rise = self._watch.rise
+        begun = [seen.drift_since, rise.since if rise else None]
+        return min((at for at in begun if at is not None), default=None)
 
     def _learnt_at(self) -> float:
         """When the last retraining was ordered that has learnt from labels, or is about to."""

@@ -12,12 +12,12 @@ DELTA = 0.002  # ADWIN's bound on false alarms; in 100,000 numbers like those of
 
 
 class Stream:
-    """Of numbers in [0, 1]."""
+    """Of numbers in [0, 1]. It is looked for a change after `every` so many of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, delta: float = DELTA, every: int = 32) -> None:
         from river.drift import ADWIN  # takes a second, and replicas import this module too
 
-        self._adwin = ADWIN(delta=DELTA)
+        self._adwin = ADWIN(delta=delta, clock=every)
 
     def feed(self, values: Iterable[float]) -> tuple[float, float] | None:
         """The mean before and after the last change among `values`; None where there was none."""

@@ -60,6 +60,7 @@ class Drift:
 
     since: float
     judged: Judged
+    rise: str = ""  # of its errors, in words: what labels say by themselves that no training has learnt from
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,9 @@ def _costly(facts: Facts, now: float, said: dict[str, str]) -> list[Due]:
     """Drift is a reason to look at labels; only what they say is one to train."""
     if facts.drift is None:
         return []
+    if facts.drift.rise:
+        words = f"drift costs version {facts.version} accuracy: {facts.drift.rise}"
+        return [Due("drift", f"drift-{int(now)}", words)]
     judged, should = facts.drift.judged, f"{facts.accuracy:.3f} are to be expected by its test split"
     if (p := chance(judged, facts.accuracy)) <= ALPHA:
         words = f"drift costs version {facts.version} accuracy: {judged}, {should} (p {p:.1g})"

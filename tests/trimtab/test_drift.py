@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from cluster import experiment as experiments
-from cluster import served
+from cluster import feedback, served
 from cluster.errors import NotFoundError
 from cluster.store import Store
 from ladder import reference
@@ -36,13 +38,22 @@ def test_windows_of_the_stable_version_are_compared_with_its_reference(store: St
     with pytest.raises(NotFoundError, match="0 answers of version 1 are in the sample, 100 needed"):
         drift.look(EXPERIMENT, workspace, 100)
 
-    outputs = np.concatenate([answers(generator, 300, 4.0), answers(generator, 200, 1.0)])
+    now, outputs = time.time_ns(), np.concatenate([answers(generator, 300, 4.0), answers(generator, 200, 1.0)])
     served.ledger(store, "digits").append(
-        [{"id": str(i), "request_id": str(i), "row": 0, "at_ns": i, "version": 1, "variant": "onnx-fp32",
+        [{"id": str(i), "request_id": str(i), "row": 0, "at_ns": now + i, "version": 1, "variant": "onnx-fp32",
           "input": None, "outputs": row} for i, row in enumerate(outputs)]
     )  # fmt: skip
+    before = drift.look(EXPERIMENT, workspace, 100)
+    said = [(i, "abc"[int(np.argmax(row))], client) for i, row in enumerate(outputs) for client in ("x", "y")]
+    feedback.ledger(store, "digits").append(
+        [feedback.word(str(i), 0, "label", "a" if i >= 400 else label, client, now + i) for i, label, client in said]
+    )
     found = drift.look(EXPERIMENT, workspace, 100)
 
     assert (found["version"], found["windows"], found["windows with drift"]) == (1, 5, 1)
     assert "outputs, Kolmogorov-Smirnov" in found["drift now"]
     assert found["severity"] > 0
+    assert (before["wrong by labels"], before["changes of that share"]) == ("no believed label yet", [])
+    assert found["wrong by labels"].endswith(" of 500 labelled answers")
+    (change,) = found["changes of that share"]
+    assert change.startswith("0 % of 40")

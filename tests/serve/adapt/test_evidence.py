@@ -10,14 +10,16 @@ import pytest
 
 from cluster import experiment as experiments
 from cluster import feedback, served
-from cluster.config import Labels
+from cluster.config import Labels, Record
 from cluster.store import Store
 from ladder.bundle import write_bundle
-from serve.adapt.evidence import Growing, Hearing, files_at
+from serve.adapt import evidence
+from serve.adapt.evidence import Hearing, files_at
 from serve.adapt.triggers import Judged
 from tasks.task import Encoding
 
 S = 10**9
+DAY = 86400 * S
 
 
 def test_the_fingerprint_is_of_names_sizes_and_times(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_labels_are_counted_where_they_are_believed_and_of_answers_that_are_know
     say(store, [*agreed, ("4", "a", "x", 10), ("4", "a", "y", 10)])
     hearing = Hearing(store, "digits")
 
-    hearing.listen(Labels(client_share=1.0))
+    hearing.listen(Labels(client_share=1.0), Record(), 60.0)
     found, expected = hearing.labels(bundle, 1, 0.0)
 
     assert (found.num, found.judged) == (3, Judged(1.0, 2))
@@ -99,11 +101,11 @@ def test_what_comes_later_is_heard_and_what_was_learnt_is_left_out(store: Store,
     serve(store, [(name, 1, "student-int8", 0) for name in names])
     hearing, rules = Hearing(store, "digits"), Labels(agreement=1, client_share=1.0)
     say(store, [(name, "a", "x", 10) for name in names[:2]])
-    hearing.listen(rules)
+    hearing.listen(rules, Record(), 60.0)
     before, expected = hearing.labels(bundle, 1, 0.0)
 
     say(store, [(name, "b", "x", 20) for name in names[2:]])
-    hearing.listen(rules)
+    hearing.listen(rules, Record(), 60.0)
 
     assert (before.num, expected) == (2, pytest.approx(0.8))
     assert hearing.labels(bundle, 1, 0.0)[0].judged == Judged(2.0, 4)
@@ -116,21 +118,42 @@ def test_nothing_can_be_learnt_from_answers_whose_input_was_not_kept(store: Stor
     say(store, [("1", "a", "x", 10)])
     hearing = Hearing(store, "digits")
 
-    hearing.listen(Labels(agreement=1, client_share=1.0))
+    hearing.listen(Labels(agreement=1, client_share=1.0), Record(), 60.0)
 
     found, _ = hearing.labels(bundle, 1, 0.0)
     assert (found.num, found.judged) == (0, Judged(1.0, 1))
 
 
-def test_each_row_of_a_ledger_comes_once_also_when_parts_are_merged(store: Store) -> None:
-    ledger = feedback.ledger(store, "digits")
-    growing, seen = Growing(feedback.ledger(store, "digits")), list[str]()
+def test_errors_come_in_the_order_of_the_answers_with_what_their_rungs_lose(store: Store, bundle: str) -> None:
+    serve(store, [("1", 1, "onnx-fp32", 0), ("2", 1, "student-int8", 1), ("3", 2, "onnx-fp32", 2)])
+    say(store, [("2", "a", "x", 10), ("1", "a", "x", 20), ("3", "c", "x", 10)])
+    hearing = Hearing(store, "digits")
+    hearing.listen(Labels(agreement=1, client_share=1.0), Record(), 60.0)
 
-    for number in range(70):  # its small parts are merged twice meanwhile
-        ledger.append([feedback.word(str(number), 0, "label", "a", "x", number)])
-        if number % 3 == 0:
-            seen += [row["request_id"] for row in growing.fresh()]
-    seen += [row["request_id"] for row in growing.fresh()]
+    found = hearing.errors(bundle, 1)
 
-    assert sorted(seen, key=int) == [str(number) for number in range(70)]
-    assert growing.fresh() == []
+    assert (found.at_ns.tolist(), found.wrong.tolist()) == ([0, S], [0.0, 1.0])
+    assert found.losses.tolist() == [0.0, pytest.approx(0.1)]
+    assert len(hearing.errors(bundle, 3).wrong) == 0
+
+
+def test_no_more_is_remembered_than_the_sample_keeps(
+    store: Store, bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "LEAST_REMEMBERED", 40)
+    hearing, record, rules = Hearing(store, "digits"), Record(max_rows=20), Labels(agreement=1, client_share=1.0)
+
+    for day in range(10):
+        names = [f"{day}-{i}" for i in range(30)]
+        rows = [{"id": f"{name}#0", "request_id": name, "row": 0, "at_ns": day * DAY, "version": 1,
+                 "variant": "onnx-fp32", "input": b"0", "outputs": [1.0, 0.0, 0.0]} for name in names]  # fmt: skip
+        served.ledger(store, "digits").append(rows)
+        feedback.ledger(store, "digits").append(
+            [feedback.word(name, 0, "label", "a", "x", day * DAY) for name in [*names, *(f"no {n}" for n in names)]]
+        )
+        hearing.listen(rules, record, day * 86400.0)
+
+    labels, _ = hearing.labels(bundle, 1, -1.0)
+    assert 20 <= labels.num <= 60
+    assert len(hearing._words) <= 140
+    assert hearing.listen(rules, record, 10 * 86400.0) is False

@@ -279,6 +279,46 @@ def test_drift_orders_one_once_labels_say_that_it_costs_accuracy(labelled: Bench
     assert order.words.startswith("drift costs version 1 accuracy: 0 of 30 labelled answers are right, 0.900")
 
 
+def test_errors_that_rise_order_one_by_themselves_and_once(labelled: Bench) -> None:
+    """Said once, ordered once, and neither again by an actor that goes on."""
+    bench, rules = labelled, {"agreement": 1, "client_share": 1.0}
+    bench.seen = replace(bench.seen, experiment=experiment(triggers={"drift": True}, labels=rules))
+    bench.step(2)  # it watches from now on
+    answered(bench, 0, "a", 400)
+    bench.now += 500.0
+    bench.step(2)
+    quiet = bench.unfinished()
+
+    answered(bench, 400, "b", 60)
+    bench.now += 100.0
+    bench.step(2)
+    (order,) = bench.unfinished()
+    bench.keeper = bench.made()
+    bench.now += 100.0
+    bench.step(2)
+    learnt = history.row("registered", 1, 2, "60 labels", order=order.id, until_ns=int(bench.now * 1e9))
+    history.ledger(bench.store, "digits").append([learnt])
+    orders.finish(bench.store, order, Result("refused", bench.now, "it is worse", "c" * 16, 2))
+    bench.now += 100.0
+    bench.step(2)
+
+    assert quiet == []
+    assert order.words.startswith("drift costs version 1 accuracy: 0 % of 400 labelled answers were wrong until 2025-")
+    assert sum("labels show that version 1 is wrong more often than it was: 0 %" in text for text in bench.words) == 1
+    assert [one.id for one in orders.orders(bench.store, "digits")] == [order.id]
+
+
+def answered(bench: Bench, first: int, label: str, num: int) -> None:
+    """One answer a second from now on, each `a`, and a label for each."""
+    names = [f"later-{i}" for i in range(first, first + num)]
+    at_ns = [int((bench.now + i) * 1e9) for i in range(num)]
+    rows = [{"id": f"{name}#0", "request_id": name, "row": 0, "at_ns": at, "version": 1, "variant": "onnx-fp32",
+             "input": b"0", "outputs": [1.0, 0.0]} for name, at in zip(names, at_ns, strict=True)]  # fmt: skip
+    served.ledger(bench.store, "digits").append(rows)
+    words = [feedback.word(name, 0, "label", label, "x", at) for name, at in zip(names, at_ns, strict=True)]
+    feedback.ledger(bench.store, "digits").append(words)
+
+
 def test_a_memory_that_is_lost_or_damaged_rolls_out_nothing_old(bench: Bench) -> None:
     bench.wish()
     bench.step(2)
