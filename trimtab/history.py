@@ -16,6 +16,7 @@ from cluster.errors import NotFoundError
 from cluster.ledger import Ledger
 from serve.adapt import mailbox
 from serve.adapt.journal import read_last
+from serve.adapt.proposals import Proposal
 from serve.adapt.replay import NOTE
 from trimtab.workspace import Workspace
 
@@ -149,10 +150,5 @@ class Tail:
                 yield {"at": entry["at"], "event": "note", "words": entry["words"]}
             for verdict in entry.get("verdicts", ()):
                 if verdict["accepted"]:
-                    proposal = verdict["proposal"]
-                    words = f"{proposal['rule']}: {_changes(proposal['changes'])} ({proposal['cause']})"
-                    yield {"at": entry["at"], "event": "action", "words": words}
-
-
-def _changes(changes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in changes.items())
+                    proposal = Proposal.from_json(verdict["proposal"])
+                    yield {"at": entry["at"], "event": "action", "words": f"{proposal} ({proposal.cause})"}

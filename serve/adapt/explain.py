@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from serve.adapt.bounds import Bounds
 from serve.adapt.candidacy import told
 from serve.adapt.capacity import allowed, rows_per_s
 from serve.adapt.journal import STATE, Entry
 from serve.adapt.policy import CAUTION, GROW_ABOVE
-from serve.adapt.proposals import REPLICAS, Outcome, Verdict
+from serve.adapt.proposals import REPLICAS, Outcome, Verdict, worded
 from serve.adapt.replay import COMMAND, NOTE, TICK, Mind, recover
 from serve.adapt.signals import RungSeen, Snapshot
 
@@ -185,7 +184,7 @@ def _verdicts(entries: Sequence[Entry]) -> list[tuple[float, Verdict]]:
 def _decision(at: float, verdict: Verdict, entries: Sequence[Entry]) -> str:
     proposal = verdict.proposal
     changes = ", ".join(
-        f"{name} {_value(proposal.undo.get(name))} -> {_value(v)}" for name, v in proposal.changes.items()
+        f"{name} {worded(proposal.undo.get(name))} -> {worded(value)}" for name, value in proposal.changes.items()
     )
     line = f"{_clock(at)} {proposal.rule}: {changes}, because {proposal.cause}"
     if not verdict.accepted:
@@ -205,10 +204,6 @@ def _carries(rung: RungSeen, bounds: Bounds, snapshot: Snapshot) -> float:
     holds = snapshot.envelope or {}
     max_batch, caution = int(holds.get("max_batch") or bounds.max_batch), float(holds.get("caution", CAUTION))
     return rows_per_s(rung, bounds, max_batch, caution, int(holds.get("concurrency") or bounds.concurrency))
-
-
-def _value(value: Any) -> str:
-    return "default" if value is None else ",".join(value) if isinstance(value, list) else f"{value}"
 
 
 def _clock(at: float) -> str:

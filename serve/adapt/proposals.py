@@ -70,6 +70,14 @@ class Proposal(Plain):
     undo: dict[str, Any]
     protective: bool = False  # it guards the objective; else it loosens or tunes, and has time
 
+    def __str__(self) -> str:
+        return f"{self.rule}: " + ", ".join(f"{name} {worded(value)}" for name, value in self.changes.items())
+
+
+def worded(value: Any) -> str:
+    """A field of the envelope for a person."""
+    return "default" if value is None else ",".join(value) if isinstance(value, list) else f"{value}"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict(Plain):

@@ -259,13 +259,7 @@ def _told(mind: Mind, entry: Mapping[str, Any]) -> Mind:
 
 def _words(verdicts: Iterable[Verdict], *, only_accepted: bool = False) -> str:
     return "; ".join(
-        f"{v.proposal.rule}: {_changes(v.proposal.changes)}" + ("" if v.accepted else f" refused ({v.reason})")
+        str(v.proposal) + ("" if v.accepted else f" refused ({v.reason})")
         for v in verdicts
         if v.accepted or not only_accepted
-    )
-
-
-def _changes(changes: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {'as the experiment says' if value is None else value}" for name, value in changes.items()
     )

@@ -16,6 +16,7 @@ from cluster.store import Store
 from serve.adapt import mailbox
 from serve.adapt.bounds import Bounds
 from serve.adapt.journal import Journal
+from serve.adapt.proposals import Expectation, Proposal, Verdict
 from serve.adapt.replay import Mind, note_entry, state_entry
 from trimtab import history as past
 from trimtab.cli import app
@@ -102,10 +103,18 @@ def test_what_the_loop_does_is_said_once_as_it_comes(tmp_path: Path, experiment_
     now, journal = time.time(), Journal(mailbox.journal(mailbox.place(store, "digits")))
     journal.append(state_entry(Mind.fresh(Bounds.of(experiments.load(experiment_file()))), now, "start"))
     journal.append(note_entry("a retraining is ordered", now))
+    changes = {"variants": ["large", "small"], "max_batch": None}
+    wanted = Proposal("mix", "envelope", changes, "3 rows/s come", Expectation("epoch", ">=", 1.0, 1.0), {})
+    verdicts = [Verdict(wanted, True, number=1).to_json(), Verdict(wanted, False, "cooling down").to_json()]
+    journal.append({"kind": "tick", "at": now, "verdicts": verdicts})
     ledger.append([history.row("ordered", time.time_ns(), 0, "by a person", order="person-1")])
     ledger.append([history.row("canary", time.time_ns(), 2, "1 %", order="person-1")])
     seen, again = tail.fresh(), tail.fresh()
     journal.close()
 
-    assert [event["words"] for event in seen] == ["a retraining is ordered", "version 2: canary: 1 %"]
+    assert [event["words"] for event in seen] == [
+        "a retraining is ordered",
+        "mix: variants large,small, max_batch default (3 rows/s come)",
+        "version 2: canary: 1 %",
+    ]
     assert before == again == []
