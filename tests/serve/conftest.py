@@ -1,24 +1,34 @@
-"""A model small enough to make in a second and easy to check: it says whether an image is dark or light."""
+"""A model small enough to make in a second and easy to check: it says whether an image is dark or light.
+
+And what tests on a real cluster do with an endpoint of it: ask it again and again, look at its replicas, wait.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import threading
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Self
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from cluster import experiment as experiments
 from cluster.config import Experiment, Serve
+from cluster.session import Session, rest
 from cluster.store import Store
 from ladder.bundle import Bundle, write_bundle
 from ladder.variants import export_onnx
 from serve import batcher
 from serve.core import Core
+from serve.deploy import Endpoint
 from serve.ladder import Ladder
 from tasks.images import Images
 from tasks.task import Encoding
@@ -33,6 +43,77 @@ def make_experiment(name: str = "shades", **serve: object) -> Experiment:
 def encoding(version: int) -> Encoding:
     """Labels name the version, so an answer shows which model it came from."""
     return Encoding((f"dark-{version}", f"light-{version}"), SHAPE, "uint8", {"mean": [127.0], "std": [50.0]})
+
+
+def until(what: Callable[[], Any], timeout_s: float = 180.0) -> Any:
+    """The first thing that is not nothing."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.1)
+    return found
+
+
+def replicas(cluster: Session, name: str) -> list[int]:
+    """The processes of an endpoint's replicas that run."""
+    application = rest(cluster, "GET", "/api/serve/applications/")["applications"][name]
+    found = application["deployments"]["Replica"]["replicas"]
+    return sorted(replica["pid"] for replica in found if replica["state"] == "RUNNING")
+
+
+class Clients:
+    """Ask the same again and again, each after `pause_s`, and say in feedback that `label` was right, if it is given.
+
+    Whatever is no answer is kept in `failures`; `by_version` counts the others.
+    """
+
+    def __init__(
+        self, cluster: Session, endpoint: Endpoint, body: object, num: int, *, label: str = "", pause_s: float = 0.0
+    ) -> None:
+        self._headers, self._url = {"authorization": f"Bearer {cluster.api_token}"}, endpoint.url
+        self._body, self._label, self._pause_s = body, label, pause_s
+        self._stop = threading.Event()
+        self.by_version, self.failures = Counter[int](), list[str]()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(num)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def more(self, num: int = 20) -> None:
+        """Wait for so many answers more."""
+        wanted = self.by_version.total() + num
+        until(lambda: self.by_version.total() >= wanted)
+
+    def _ask(self) -> None:
+        said: list[dict[str, str]] = []
+        with httpx.Client(headers=self._headers, timeout=30.0, trust_env=False) as client:
+            while not self._stop.wait(self._pause_s):
+                if (answer := self._post(client, "predict", self._body, 200)) is None:
+                    continue
+                found = answer["parameters"]
+                self.by_version[found["version"]] += 1
+                said.append({"request_id": found["request_id"], "label": self._label})
+                if self._label and len(said) >= 20:
+                    self._post(client, "feedback", {"feedback": said}, 202)
+                    said = []
+
+    def _post(self, client: httpx.Client, path: str, body: object, status: int) -> dict[str, Any] | None:
+        try:
+            answer = client.post(f"{self._url}/{path}", json=body)
+        except httpx.HTTPError as error:
+            self.failures.append(repr(error))
+            return None
+        if answer.status_code != status:
+            self.failures.append(answer.text)
+            return None
+        return dict(answer.json())
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from cluster import served
 from cluster.config import Adapt, Record
 from cluster.errors import RequestError, StoreError
 from cluster.ledger import Ledger
-from cluster.session import Session, rest
+from cluster.session import Session
 from cluster.store import Store
 from ladder.bundle import Bundle
 from serve import deploy as deployment
@@ -34,6 +34,7 @@ from serve.deploy import Endpoint
 from serve.feedback import Intake
 from serve.oip import oip_pb2
 from serve.recorder import Recorder
+from tests.serve.conftest import replicas, until
 
 ROOT = Path(__file__).resolve().parents[2]
 JSON = {"content-type": "application/json"}
@@ -196,7 +197,7 @@ def ledger(cluster: Session) -> Ledger:
 
 
 def test_what_was_acknowledged_outlives_the_replica(cluster: Session, endpoint: Endpoint, ledger: Ledger) -> None:
-    (pid,) = _pids(cluster)
+    (pid,) = replicas(cluster, "said")
     headers = {"authorization": f"Bearer {cluster.api_token}", **JSON}
     with httpx.Client(headers=headers, trust_env=False, timeout=30.0) as client:
         image = {"instances": [[[[0]] * 6] * 4]}
@@ -209,10 +210,7 @@ def test_what_was_acknowledged_outlives_the_replica(cluster: Session, endpoint: 
     assert [one.status_code for one in said] == [202] * 5
     assert said[0].json()["accepted"] == 1
     assert {f"kept-{i}" for i in range(1, 6)} <= set(ledger.read()["request_id"].to_pylist())
-    deadline = time.monotonic() + 120
-    while _pids(cluster) in ([], [pid]):
-        assert time.monotonic() < deadline, "no replica took its place"
-        time.sleep(0.2)
+    until(lambda: replicas(cluster, "said") not in ([], [pid]))
 
 
 def test_feedback_comes_over_grpc_too(cluster: Session, endpoint: Endpoint, ledger: Ledger) -> None:
@@ -263,9 +261,3 @@ def test_a_file_of_words_is_sent_and_summed_up(cluster: Session, endpoint: Endpo
     found = json.loads(summary.stdout)
     assert found["words"]["label"] >= 1
     assert found["words"]["rating"] >= 1
-
-
-def _pids(cluster: Session) -> list[int]:
-    application = rest(cluster, "GET", "/api/serve/applications/")["applications"]["said"]
-    replicas = application["deployments"]["Replica"]["replicas"]
-    return sorted(replica["pid"] for replica in replicas if replica["state"] == "RUNNING")

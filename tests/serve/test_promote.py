@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -30,6 +27,7 @@ from serve.deploy import Endpoint
 from serve.promote import promote
 from tasks.images import Images
 from tasks.task import Encoding
+from tests.serve.conftest import Clients, until
 
 NAME, ROUTE = "tried", "/tried"
 LIGHT = {"instances": [[[[255]] * 6] * 4]}
@@ -68,45 +66,6 @@ def the_wrong_way_round(level: Any) -> Any:
     import torch
 
     return torch.stack([level, -level], dim=1)
-
-
-class Traffic:
-    """Clients that ask and say what would have been right; whatever is no answer is kept."""
-
-    def __init__(self, cluster: Session, endpoint: Endpoint, num_clients: int = 2) -> None:
-        self._headers = {"authorization": f"Bearer {cluster.api_token}"}
-        self._url, self._stop = endpoint.url, threading.Event()
-        self.by_version: dict[int, int] = {}
-        self.failures: list[str] = []
-        self._clients = [threading.Thread(target=self._ask) for _ in range(num_clients)]
-
-    def __enter__(self) -> Traffic:
-        for client in self._clients:
-            client.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for client in self._clients:
-            client.join()
-
-    def _ask(self) -> None:
-        said: list[dict[str, Any]] = []
-        with httpx.Client(headers=self._headers, timeout=30.0, trust_env=False) as client:
-            while not self._stop.is_set():
-                answer = client.post(f"{self._url}/predict", json=LIGHT)
-                if answer.status_code != 200:
-                    self.failures.append(answer.text)
-                    continue
-                found = answer.json()["parameters"]
-                self.by_version[found["version"]] = self.by_version.get(found["version"], 0) + 1
-                said.append({"request_id": found["request_id"], "label": "light-1"})
-                if len(said) >= 20:
-                    answer = client.post(f"{self._url}/feedback", json={"feedback": said})
-                    if answer.status_code != 202:
-                        self.failures.append(answer.text)
-                    said = []
-                time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +113,6 @@ def _state(store: Store) -> State:
     return mind.rollout if mind else State()
 
 
-def _until(what: Callable[[], Any], timeout_s: float = 180.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.2)
-    return found
-
-
 def test_bad_versions_are_taken_back_a_good_one_is_promoted_and_nobody_is_failed(
     cluster: Session,
     endpoint: Endpoint,
@@ -169,18 +120,18 @@ def test_bad_versions_are_taken_back_a_good_one_is_promoted_and_nobody_is_failed
     versions: dict[str, Bundle],
     say: Callable[..., dict[str, Any]],
 ) -> None:
-    with Traffic(cluster, endpoint) as traffic:
+    with Clients(cluster, endpoint, LIGHT, 2, label="light-1", pause_s=0.01) as traffic:
         ended: dict[str, State] = {}
         for number, (kind, bundle) in enumerate(versions.items(), 1):
             if kind == "nothing":
                 continue
             assert say("canary", bundle, number)["done"]
             if kind == "better":
-                _until(lambda: _state(store).phase == "canary")
+                until(lambda: _state(store).phase == "canary")
                 assert say("rollback")["envelope"]["candidate"] is None
                 assert say("canary", bundle, number)["done"]
-            ended[kind] = _until(lambda: (state := _state(store)).phase in ("promoted", "taken back") and state)
-        _until(lambda: traffic.by_version.get(5, 0) > 50)
+            ended[kind] = until(lambda: (state := _state(store)).phase in ("promoted", "taken back") and state)
+        until(lambda: traffic.by_version[5] > 50)
     phases = {kind: (state.phase, state.events[-1].words) for kind, state in ended.items()}
 
     assert traffic.failures == []
@@ -188,11 +139,11 @@ def test_bad_versions_are_taken_back_a_good_one_is_promoted_and_nobody_is_failed
     assert {phases[kind][0] for kind in ("nan", "slow", "order")} == {"taken back"}, phases
     assert "failed, was late" in phases["nan"][1]
     assert "by labels it was wrong" in phases["order"][1]
-    assert traffic.by_version.get(2, 0) == 0  # its answers were no numbers, so another version's were sent
+    assert traffic.by_version[2] == 0  # its answers were no numbers, so another version's were sent
     (stable,) = [one for one in Registry.open(store).versions(NAME) if "stable" in one.aliases]
     assert (stable.version, stable.bundle) == (5, versions["better"].key)
-    assert _until(lambda: (say("resume")["envelope"] or {}).get("candidate", 0) is None)
-    rows = _until(lambda: (found := _history(store)) and found[-1]["event"] == "promoted" and found)
+    assert until(lambda: (say("resume")["envelope"] or {}).get("candidate", 0) is None)
+    rows = until(lambda: (found := _history(store)) and found[-1]["event"] == "promoted" and found)
     ends = [(row["version"], row["event"]) for row in rows if row["event"] in ("promoted", "taken back")]
     assert ends == [(2, "taken back"), (3, "taken back"), (4, "taken back"), (5, "taken back"), (5, "promoted")]
     again = replay(read(journal(place(store, NAME))).entries)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,6 +28,7 @@ from serve.adapt.mailbox import Mailbox, place
 from serve.adapt.proposals import Command
 from serve.adapt.replay import replay
 from serve.deploy import Endpoint
+from tests.serve.conftest import Clients, replicas, until
 
 NAME, ROUTE = "tones", "/tones"
 BODY = {"instances": [[[[0]] * 6] * 4]}
@@ -64,23 +64,9 @@ def say(folder: Path) -> Callable[..., dict[str, Any]]:
     return said
 
 
-def _until(what: Callable[[], Any], timeout_s: float = 90.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.1)
-    return found
-
-
 def _last(folder: Path) -> dict[str, Any]:
     ticks = [entry for entry in read_last(mailbox.journal(folder)).entries if entry["kind"] == "tick"]
     return ticks[-1]["snapshot"] if ticks else {}
-
-
-def _pids(cluster: Session) -> list[int]:
-    application = rest(cluster, "GET", "/api/serve/applications/")["applications"][NAME]
-    replicas = application["deployments"]["Replica"]["replicas"]
-    return sorted(replica["pid"] for replica in replicas if replica["state"] == "RUNNING")
 
 
 def _actor(cluster: Session) -> int:
@@ -100,46 +86,8 @@ def _process(cluster: Session, wanted: Callable[[dict[str, Any]], bool]) -> int:
     return int(pids[0]) if pids else 0
 
 
-class Load:
-    """Clients that keep asking; whatever is no answer is kept."""
-
-    def __init__(self, cluster: Session, endpoint: Endpoint, num_clients: int = 3) -> None:
-        self._headers = {"authorization": f"Bearer {cluster.api_token}"}
-        self._url = f"{endpoint.url}/predict"
-        self._stop = threading.Event()
-        self.num_answered, self.failures = 0, list[str]()
-        self._clients = [threading.Thread(target=self._ask) for _ in range(num_clients)]
-
-    def __enter__(self) -> Load:
-        for client in self._clients:
-            client.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for client in self._clients:
-            client.join()
-
-    def more(self, num: int = 20) -> None:
-        wanted = self.num_answered + num
-        _until(lambda: self.num_answered >= wanted)
-
-    def _ask(self) -> None:
-        with httpx.Client(headers=self._headers, timeout=30.0, trust_env=False) as client:
-            while not self._stop.is_set():
-                try:
-                    answer = client.post(self._url, json=BODY)
-                except httpx.HTTPError as error:
-                    self.failures.append(repr(error))
-                    continue
-                if answer.status_code == 200:
-                    self.num_answered += 1
-                else:
-                    self.failures.append(answer.text)
-
-
 def test_replicas_are_watched_from_the_start(folder: Path) -> None:
-    seen = _until(lambda: (found := _last(folder)).get("running") and found)
+    seen = until(lambda: (found := _last(folder)).get("running") and found)
 
     assert (seen["running"], seen["target"]) == (1, 1)
     assert [rung["variant"] for rung in seen["rungs"]] == ["onnx-fp32", "student-fp32"]
@@ -155,7 +103,7 @@ def test_a_person_sets_an_envelope_and_a_wrong_one_is_refused_with_the_reason(
     assert held["envelope"]["epoch"] >= 1
     assert not wrong["done"]
     assert "outside of 1 to 32" in wrong["refused"][0]
-    _until(lambda: _last(folder)["epochs"] == [held["envelope"]["epoch"]] * 2)
+    until(lambda: _last(folder)["epochs"] == [held["envelope"]["epoch"]] * 2)
     answer = httpx.post(f"{endpoint.url}/predict", json=BODY, trust_env=False, timeout=30,
                         headers={"authorization": f"Bearer {cluster.api_token}"})  # fmt: skip
     assert answer.json()["variant"] == "student-fp32"
@@ -164,16 +112,16 @@ def test_a_person_sets_an_envelope_and_a_wrong_one_is_refused_with_the_reason(
 def test_replicas_go_from_1_to_2_and_back_under_load_and_no_request_is_lost(
     folder: Path, say: Callable[..., dict[str, Any]], cluster: Session, endpoint: Endpoint
 ) -> None:
-    with Load(cluster, endpoint) as load:
+    with Clients(cluster, endpoint, BODY, 3) as load:
         load.more()
         assert say("pin", {"replicas": 2})["done"]
-        seen = _until(lambda: (found := _last(folder))["running"] == 2 and found)
+        seen = until(lambda: (found := _last(folder))["running"] == 2 and found)
         # The one that started later holds the envelope as well.
         epoch = seen["envelope"]["epoch"]
-        _until(lambda: (found := _last(folder))["epochs"] == [epoch, epoch] and found["running"] == 2)
+        until(lambda: (found := _last(folder))["epochs"] == [epoch, epoch] and found["running"] == 2)
         load.more()
         assert say("pin", {"replicas": 1})["done"]
-        _until(lambda: _last(folder)["running"] == 1 and len(_pids(cluster)) == 1)
+        until(lambda: _last(folder)["running"] == 1 and len(replicas(cluster, NAME)) == 1)
         load.more()
 
     assert load.failures == []
@@ -185,8 +133,8 @@ def test_an_actor_that_is_killed_comes_back_with_its_epoch_its_pins_and_its_paus
     say("pin", {"max_batch": 3})
     say("pause")
     before = _last(folder)
-    replicas, actor = _pids(cluster), _until(lambda: _actor(cluster))
-    with Load(cluster, endpoint) as load:
+    running, actor = replicas(cluster, NAME), until(lambda: _actor(cluster))
+    with Clients(cluster, endpoint, BODY, 3) as load:
         load.more()
         os.kill(actor, signal.SIGKILL)
         killed = time.time()
@@ -196,7 +144,7 @@ def test_an_actor_that_is_killed_comes_back_with_its_epoch_its_pins_and_its_paus
 
     assert load.failures == []
     assert _actor(cluster) not in (0, actor)
-    assert _pids(cluster) == replicas
+    assert replicas(cluster, NAME) == running
     assert said["pins"]["max_batch"] == "ada"
     assert said["envelope"] == {**before["envelope"], "max_batch": 3, "epoch": said["envelope"]["epoch"]}
     later = [entry for entry in read(mailbox.journal(folder)).entries if entry.get("at", 0.0) > killed]
@@ -209,33 +157,33 @@ def test_a_replica_that_is_killed_under_load_is_replaced_and_told_the_envelope(
 ) -> None:
     say("set", {"caution": 3.0})
     epoch = _last(folder)["envelope"]["epoch"]
-    (pid,) = _pids(cluster)
-    with Load(cluster, endpoint) as load:
+    (pid,) = replicas(cluster, NAME)
+    with Clients(cluster, endpoint, BODY, 3) as load:
         load.more()
         os.kill(pid, signal.SIGKILL)
-        _until(lambda: _pids(cluster) not in ([], [pid]))
+        until(lambda: replicas(cluster, NAME) not in ([], [pid]))
         load.more()
 
-    _until(lambda: (found := _last(folder)).get("running") == 1 and found["epochs"][0] >= epoch)
+    until(lambda: (found := _last(folder)).get("running") == 1 and found["epochs"][0] >= epoch)
     assert not psutil.pid_exists(pid)
 
 
 def test_a_controller_that_is_killed_costs_no_request_and_the_actor_goes_on(
     folder: Path, say: Callable[..., dict[str, Any]], cluster: Session, endpoint: Endpoint
 ) -> None:
-    replicas, controller = _pids(cluster), _controller(cluster)
-    with Load(cluster, endpoint) as load:
+    before, controller = replicas(cluster, NAME), _controller(cluster)
+    with Clients(cluster, endpoint, BODY, 3) as load:
         load.more()
         os.kill(controller, signal.SIGKILL)
-        _until(lambda: _controller(cluster) not in (0, controller))
+        until(lambda: _controller(cluster) not in (0, controller))
         load.more()
         held = say("set", {"max_batch": 5})
-        _until(lambda: (found := _last(folder)).get("running") == 1 and found["epochs"][0] >= held["envelope"]["epoch"])
+        until(lambda: (found := _last(folder)).get("running") == 1 and found["epochs"][0] >= held["envelope"]["epoch"])
         load.more()
 
     assert load.failures == []
     assert held["done"], held
-    assert _pids(cluster) == replicas
+    assert replicas(cluster, NAME) == before
 
 
 def test_the_record_is_replayed_to_the_same_decisions_and_explained(folder: Path) -> None:
@@ -254,13 +202,13 @@ def test_another_version_keeps_the_number_of_replicas(
     say: Callable[..., dict[str, Any]], cluster: Session, two: Bundle, endpoint: Endpoint
 ) -> None:
     say("pin", {"replicas": 2})
-    _until(lambda: len(_pids(cluster)) == 2)
-    before = _pids(cluster)
+    until(lambda: len(replicas(cluster, NAME)) == 2)
+    before = replicas(cluster, NAME)
 
     served = deployment.deploy(cluster, two, 2)
 
     assert served.in_place
-    assert _pids(cluster) == before
+    assert replicas(cluster, NAME) == before
     say("unpin")
 
 
@@ -275,8 +223,8 @@ def test_what_a_client_asks_for_becomes_a_job_and_its_end_is_in_the_history(
     store, headers = Store.open(cluster.store), {"authorization": f"Bearer {cluster.api_token}"}
 
     answer = httpx.post(f"{endpoint.url}/retrain", headers=headers, timeout=30.0, trust_env=False)
-    (order,) = _until(lambda: orders.orders(store, NAME))
-    result = _until(lambda: orders.result_of(store, order), 240.0)
+    (order,) = until(lambda: orders.orders(store, NAME))
+    result = until(lambda: orders.result_of(store, order), 240.0)
 
     assert (answer.status_code, order.cause, order.id) == (202, "webhook", f"webhook-{answer.json()['accepted']}")
     assert result.fate == "failed"
