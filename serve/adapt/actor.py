@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import time
+from functools import cache
 from pathlib import Path
 from threading import Event, Thread
 from typing import IO, Any
@@ -18,8 +19,9 @@ from cluster.errors import ClusterError
 from cluster.metrics import Meter
 from cluster.session import Session
 from cluster.store import Store
+from serve.adapt import rounds
 from serve.adapt.actuator import Actual, Actuator
-from serve.adapt.clerk import Clerk
+from serve.adapt.clerk import ATTEND_EVERY_S, Clerk
 from serve.adapt.errands import RayErrands
 from serve.adapt.keeper import KEEP_EVERY_S, Keeper, Seen
 from serve.adapt.loop import Loop
@@ -61,46 +63,32 @@ class Actor:
             _alone(lock, folder, log)
             actuator.start()
             ended = Event()
-            sentinel = Sentinel(self._store, self._name)
-            clerk = Clerk(self._store, self._name, cluster, self._loop, actuator)
-            errands = RayErrands(cluster, self._store)
-            for name, body, arguments in (
-                ("sentinel", self._watch, (actuator, self._loop, sentinel, ended, log)),
-                ("keeper", self._keep, (actuator, self._loop, sentinel, errands, ended, log)),
-                ("clerk", clerk.run, (ended,)),
-            ):
-                Thread(target=body, args=arguments, name=name, daemon=True).start()
+            self._attend(cluster, actuator, self._loop, ended)
             try:
                 self._loop.run()
             finally:
                 ended.set()
                 actuator.close()
 
-    def _watch(self, actuator: Actuator, loop: Loop, sentinel: Sentinel, ended: Event, log: logging.Logger) -> None:
-        while not ended.wait(LOOK_EVERY_S):
-            actual = actuator.actual
-            try:
-                for words in sentinel.look(actual.bundle, actual.version) if actual else ():
-                    loop.say(words)
-            except Exception as error:  # adaptation goes on without it
-                log.warning("the sample of answers could not be looked at: %s", error)
+    def _attend(self, cluster: Session, actuator: Actuator, loop: Loop, ended: Event) -> None:
+        """What goes on beside the loop, which goes on without it."""
+        sentinel = Sentinel(self._store, self._name)
+        clerk = Clerk(self._store, self._name, cluster, loop, actuator)
+        errands, mailbox = RayErrands(cluster, self._store), Mailbox(place(self._store, self._name))
+        keeper = cache(lambda: Keeper(self._store, self._name, errands, mailbox, loop.say))  # reads, which may fail
 
-    def _keep(
-        self, actuator: Actuator, loop: Loop, sentinel: Sentinel, errands: RayErrands, ended: Event, log: logging.Logger
-    ) -> None:
-        keeper: Keeper | None = None
-        said = ""
-        while not ended.wait(KEEP_EVERY_S):
-            try:
-                if keeper is None:
-                    mailbox = Mailbox(place(self._store, self._name))
-                    keeper = Keeper(self._store, self._name, errands, mailbox, loop.say)
-                if (actual := actuator.actual) is not None:
-                    keeper.step(_seen(actual, loop.envelope, sentinel.drift_since), time.time())
-            except Exception as error:  # the next step does what this one did not
-                if str(error) != said:
-                    log.warning("retrainings could not be attended to: %s", error)
-                said = str(error)
+        def watch() -> None:
+            if (actual := actuator.actual) is not None:
+                for words in sentinel.look(actual.bundle, actual.version):
+                    loop.say(words)
+
+        def keep() -> None:
+            if (actual := actuator.actual) is not None:
+                keeper().step(_seen(actual, loop.envelope, sentinel.drift_since), time.time())
+
+        rounds.start("sentinel", LOOK_EVERY_S, watch, ended)
+        rounds.start("keeper", KEEP_EVERY_S, keep, ended)
+        rounds.start("clerk", ATTEND_EVERY_S, clerk.look, ended)
 
 
 def _seen(actual: Actual, envelope: dict[str, Any] | None, drift_since: float | None) -> Seen:

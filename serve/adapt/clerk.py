@@ -7,9 +7,7 @@ nothing. Knows the store and the cluster; when what is done is for the loop's pu
 
 from __future__ import annotations
 
-import logging
 import shlex
-from threading import Event
 from typing import Any, Protocol
 
 from cluster import history, submit
@@ -23,9 +21,8 @@ from serve.adapt.errands import last_words
 from serve.adapt.jury import Jury
 from serve.adapt.rivals import Heard
 
-LOOK_EVERY_S = 1.0
+ATTEND_EVERY_S = 1.0
 JUDGE_EVERY = 5  # looks
-_log = logging.getLogger(__name__)
 
 
 class Desk(Protocol):
@@ -49,13 +46,6 @@ class Clerk:
         self._history, self._jury = history.ledger(store, name), Jury(store, name)
         self._written: set[str] | None = None  # ids of rows
         self._looks = 0
-
-    def run(self, ended: Event) -> None:
-        while not ended.wait(LOOK_EVERY_S):
-            try:
-                self.look()
-            except Exception as error:  # the next look does what this one did not
-                _log.warning("the rollout could not be attended to: %s", error)
 
     def look(self) -> None:
         """One round. Raises TrimtabError where the store or the cluster fails."""

@@ -112,14 +112,14 @@ class Hearing:
         """
         stable = self._of(bundle, version)
         rows = [row for row in self._labelled if row["heard_ns"] > heard_since * 1e9 and row["at_ns"] >= since * 1e9]
-        mine = [row for row in rows if row["version"] == version and row["outputs"] is not None]
+        mine = _judgeable(rows, version)
         right = round(float(marked(stable.task, stable.encoding, mine).sum()), 3)
         num = sum(row["has_input"] for row in rows)
         return Labels(num, Judged(right, len(mine))), stable.expected(row["variant"] for row in mine)
 
     def errors(self, bundle: str, version: int) -> Errors:
         """Of a version's labelled answers. Raises NotFoundError, DamagedError."""
-        mine = [row for row in self._labelled if row["version"] == version and row["outputs"] is not None]
+        mine = _judgeable(self._labelled, version)
         if not mine:
             return Errors(np.empty(0, np.int64), np.empty(0), np.empty(0))
         stable = self._of(bundle, version)
@@ -151,6 +151,11 @@ def marked(task: Task, encoding: Encoding, rows: Sequence[Mapping[str, Any]]) ->
     if not rows:
         return np.empty(0)
     return marks(task, encoding, [row["outputs"] for row in rows], [row["label"] for row in rows])
+
+
+def _judgeable(rows: Iterable[dict[str, Any]], version: int) -> list[dict[str, Any]]:
+    """Those of a version whose outputs were kept."""
+    return [row for row in rows if row["version"] == version and row["outputs"] is not None]
 
 
 def _light(table: pa.Table) -> pa.Table:
