@@ -18,19 +18,19 @@ from cluster.errors import TrimtabError
 from cluster.orders import Order, Result
 from cluster.store import Store
 from cluster.submit import ENDED, Job
-from serve.adapt import mistakes, triggers
+from serve.adapt import triggers
 from serve.adapt.errands import MOST_TRIES, Errands
-from serve.adapt.evidence import Hearing, files_at
+from serve.adapt.evidence import files_at
+from serve.adapt.listener import Listener, Subject
 from serve.adapt.mailbox import Mailbox
 from serve.adapt.mistakes import Watch
 from serve.adapt.plain import Plain
 from serve.adapt.proposals import Command
-from serve.adapt.triggers import Drift, Facts, Files, Labels, Memory
+from serve.adapt.triggers import Facts, Files, Memory
 
 WHO = "retraining"  # in the record, as the one whose word a rollout is
 USERS_MISTAKES = (2, 3, 4, 5)  # exit codes of what is the same the next time
 KEEP_EVERY_S = 2.0
-LISTEN_EVERY_S = 15.0  # to labels, where no trigger says otherwise
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,11 @@ class Keeper:
         self._results: dict[str, Result] = {}
         self._history = history.ledger(store, name)
         self._told = {row["order"] for row in self._history.read().to_pylist() if row["event"] == "ordered"}
-        self._hearing = Hearing(store, name)
-        self._looked: dict[str, float] = {}  # when at what
-        self._labels: Labels | None = None
-        self._drift: Drift | None = None
-        self._accuracy = 1.0
-        self._subject = ("", 0, 0.0)  # bundle and version that they are of, and since when
+        self._looked_at = float("-inf")  # at the data's path
         self._until: dict[str, float] = {}  # when what an order has learnt from had come
         self._refresh()
         self._state = self._recovered()
-        self._watch = self._state.watch
+        self._listener = Listener(store, name, self._state.watch, say)
 
     def step(self, seen: Seen, now: float) -> None:
         """One round, `now` in unix seconds. Raises TrimtabError where store or cluster fail: the next one goes on."""
@@ -93,7 +88,7 @@ class Keeper:
         if due := decision.due:
             text, environment = seen.experiment.model_dump_json(), dict(seen.environment)
             intent = Order(due.id, self._name, due.cause, due.words, now, text, environment)
-        self._keep(replace(self._state, memory=decision.memory, intent=intent, watch=self._watch))
+        self._keep(replace(self._state, memory=decision.memory, intent=intent, watch=self._listener.watch))
         self._place()
         for wish in facts.asks:
             if wish.id in decision.memory.taken:
@@ -211,17 +206,19 @@ class Keeper:
     # What the triggers are told
 
     def _facts(self, seen: Seen, running: str, now: float) -> Facts:
-        self._listen(seen, now)
+        self._listener.listen(
+            Subject(seen.bundle, seen.version, self._learnt_at()), seen.experiment, seen.drift_since, now
+        )
         return Facts(
             version=seen.version,
-            accuracy=self._accuracy,
+            accuracy=self._listener.accuracy,
             running=running,
             rolling=seen.rolling,
             ended_at=max((result.at for result in self._results.values()), default=None),
             ordered=tuple(order.at for order in self._orders.values() if order.cause != "person"),
             files=self._files(seen, now),
-            labels=self._labels,
-            drift=self._drift,
+            labels=self._listener.labels,
+            drift=self._listener.drift,
             asks=tuple(orders.asked(self._store, self._name)),
         )
 
@@ -231,47 +228,10 @@ class Keeper:
         if data is None:
             return None
         every_s = data.every if memory.seen == memory.learnt else min(data.every, data.settle)
-        return files_at(data.path) if self._is_time("data", every_s, now) else None
-
-    def _listen(self, seen: Seen, now: float) -> None:
-        """Labels, when it is time. For the triggers those count that no training has learnt from; what was heard before
-        this began is forgotten.
-        """
-        settings, subject = seen.experiment.retrain, (seen.bundle, seen.version, self._learnt_at())
-        if self._subject != subject:
-            self._subject, self._labels, self._drift = subject, None, None
-            self._looked.pop("labels", None)
-        feedback = settings.triggers.feedback
-        is_time = self._is_time("labels", feedback.every if feedback else LISTEN_EVERY_S, now)
-        if is_time:
-            self._look_for_mistakes(seen, now)
-        since = self._drifts_since(seen) if settings.triggers.drift else None
-        if since is None:
-            self._drift = None
-        if not is_time or (feedback is None and since is None):
-            return
-        self._labels, self._accuracy = self._hearing.labels(*subject)
-        if since is not None:
-            found, self._accuracy = self._hearing.labels(*subject, since)
-            rise = self._watch.rise
-            is_news = rise is not None and rise.at > subject[2]
-            self._drift = Drift(since, found.judged, str(rise) if is_news else "")
-
-    def _look_for_mistakes(self, seen: Seen, now: float) -> None:
-        if (self._watch.bundle, self._watch.version) != (seen.bundle, seen.version):
-            self._watch = Watch(seen.bundle, seen.version, int(now * 1e9))
-        if not self._hearing.listen(seen.experiment.retrain.labels, seen.experiment.serve.record, now):
-            return
-        self._watch, found = mistakes.follow(self._watch, self._hearing.errors(seen.bundle, seen.version), now)
-        for change in found:
-            how = "more" if change.is_rise else "less"
-            self._say(f"labels show that version {seen.version} is wrong {how} often than it was: {change}")
-
-    def _drifts_since(self, seen: Seen) -> float | None:
-        """By what the answers look like, or by what labels say of them, whichever began first."""
-        rise = self._watch.rise
-        begun = [seen.drift_since, rise.since if rise else None]
-        return min((at for at in begun if at is not None), default=None)
+        if now < self._looked_at + every_s:
+            return None
+        self._looked_at = now
+        return files_at(data.path)
 
     def _learnt_at(self) -> float:
         """When the last retraining was ordered that has learnt from labels, or is about to."""
@@ -282,9 +242,3 @@ class Keeper:
             self._until = {name: known.get(name, self._orders[name].at) for name in made}
         running = (order.at for name, order in self._orders.items() if name not in ends)
         return max((*self._until.values(), *running), default=0.0)
-
-    def _is_time(self, what: str, every_s: float, now: float) -> bool:
-        if now < self._looked.get(what, float("-inf")) + every_s:
-            return False
-        self._looked[what] = now
-        return True
