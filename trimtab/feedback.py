@@ -8,22 +8,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cluster import feedback, served
-from cluster.config import Experiment
+from cluster.config import Experiment, Labels
 from cluster.errors import UserError
-from cluster.feedback import KINDS, Rules
+from cluster.feedback import KINDS
 from cluster.session import Session
 from serve import deploy as deployment
 from trimtab.workspace import Workspace
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 BATCH = 500  # words of one request
 
@@ -90,8 +88,7 @@ def summary(experiment: Experiment, workspace: Workspace) -> dict[str, Any]:
     """How much feedback there is, what of it can be believed, and how right the answers were by it, per version."""
     said = feedback.ledger(workspace.store, experiment.name).read()
     sample = served.ledger(workspace.store, experiment.name).read()
-    answers = list(zip(sample["request_id"].to_pylist(), sample["row"].to_pylist(), strict=True))
-    found = feedback.believed(said.to_pylist(), answers, Rules())
+    labelled, found = feedback.labelled(sample.drop_columns(["input"]), said, Labels(agreement=1, client_share=1.0))
     kinds = said["kind"].to_pylist()
     ratings = [float(v) for v, kind in zip(said["value"].to_pylist(), kinds, strict=True) if kind == "rating"]
     return {
@@ -104,28 +101,26 @@ def summary(experiment: Experiment, workspace: Workspace) -> dict[str, Any]:
             "of others": found.unknown,
             "contradictory": found.conflicting,
         },
-        "versions": _by_version(experiment, workspace, sample, found.labels),
+        "versions": _by_version(experiment, workspace, Counter(sample["version"].to_pylist()), labelled),
     }
 
 
 def _by_version(
-    experiment: Experiment, workspace: Workspace, sample: pa.Table, labels: dict[tuple[str, int], str]
+    experiment: Experiment, workspace: Workspace, answers: Mapping[int, int], labelled: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Of each version its answers in the sample, those with a label, and the share of these that was right."""
     from ladder.bundle import read_bundle
-    from tasks.task import load_task, marks
+    from serve.adapt.evidence import marked
+    from tasks.task import load_task
 
     made = []
-    bundles = {one.version: one.bundle for one in workspace.registry.versions(experiment.name)} if len(sample) else {}
-    for version in sorted(set(sample["version"].to_pylist())):
-        rows = [row for row in sample.to_pylist() if row["version"] == version]
-        labelled = [row for row in rows if (row["request_id"], row["row"]) in labels and row["outputs"] is not None]
-        entry: dict[str, Any] = {"version": version, "answers": len(rows), "labelled": len(labelled), "right": None}
-        if labelled and version in bundles:
+    bundles = {one.version: one.bundle for one in workspace.registry.versions(experiment.name)} if answers else {}
+    for version, num in sorted(answers.items()):
+        rows = [row for row in labelled if row["version"] == version and row["outputs"] is not None]
+        entry: dict[str, Any] = {"version": version, "answers": num, "labelled": len(rows), "right": None}
+        if rows and version in bundles:
             bundle = read_bundle(workspace.store, bundles[version])
             task = load_task(bundle.experiment, bundle.file)
-            said = [labels[row["request_id"], row["row"]] for row in labelled]
-            right = marks(task, bundle.encoding, [row["outputs"] for row in labelled], said)
-            entry["right"] = round(float(right.mean()), 4)
+            entry["right"] = round(float(marked(task, bundle.encoding, rows).mean()), 4)
         made.append(entry)
     return made
