@@ -2,8 +2,10 @@
 
 `python -m benchmarks.node_loss [--quick] [--out FILE.json]`. The head has the address 127.0.0.2, the second node
 127.0.0.3 and processes of its own, which are ended at once with SIGKILL: nothing says goodbye. Clients try again as the
-documentation tells them to; HAProxy itself sends most requests that meet a dead replica to the other one. Ray notices
-a node that is gone by its missed health checks, so full strength takes from ten seconds to most of a minute.
+documentation tells them to; HAProxy itself sends most requests that meet a dead replica to the other one. The
+adaptation actor is on the node that is killed, and a person has pinned something: its successor on the other node must
+know that, and each answer says which envelope it was given under. Ray notices a node that is gone by its missed health
+checks, so full strength takes from ten seconds to most of a minute.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import numpy as np
 import psutil
 
 from benchmarks import arena, report
+from benchmarks.lost_actor import Watched
 from cluster import experiment as experiments
 from cluster import session as sessions
 from cluster import submit
@@ -42,16 +45,22 @@ TRAINING = {"workers": 1, "epochs": 150, "early_stopping": None, "max_failures":
 
 
 class Counts:
-    """What the clients saw, over all of them."""
+    """What the clients saw, over all of them; `epoch` is the least that an answer's envelope may have."""
 
-    def __init__(self) -> None:
-        self.requests, self.retries, self.lost = 0, 0, 0
+    def __init__(self, epoch: int) -> None:
+        self.requests, self.retries, self.lost, self.outside = 0, 0, 0, 0
         self.slowest_s = 0.0
-        self._lock = threading.Lock()
+        self._epoch, self._lock = epoch, threading.Lock()
 
-    def add(self, retries: int, lost: bool, seconds: float) -> None:
+    def add(self, retries: int, epoch: int | None, seconds: float) -> None:
+        """`epoch` is None where there was no answer in all tries."""
         with self._lock:
-            self.requests, self.retries, self.lost = self.requests + 1, self.retries + retries, self.lost + lost
+            self.requests, self.retries, self.lost = (
+                self.requests + 1,
+                self.retries + retries,
+                self.lost + (epoch is None),
+            )
+            self.outside += epoch is not None and epoch < self._epoch
             self.slowest_s = max(self.slowest_s, seconds)
 
 
@@ -69,6 +78,9 @@ def main() -> None:
         report.figure("slowest request", [found["slowest_s"]], "s"),
         report.figure("to full strength", [found["full_strength_s"]], "s"),
         report.figure("training went on", [found["training"]], "jobs", goal=1, met=found["training"] == 1),
+        report.figure("until the actor was back", [found["actor_s"]], "s"),
+        report.figure("answers outside the envelope", [found["outside"]], "requests", goal=0, met=not found["outside"]),
+        report.figure("the actor's record is whole", [found["record"]], "records", goal=1, met=found["record"] == 1),
     ]
     report.write(options.out, "node_loss", quick=options.quick, seed=0, figures=figures, notes=__doc__ or "")
 
@@ -88,15 +100,19 @@ def measure(cluster: Session, folder: Path, calm_s: float) -> dict[str, float]:
         made = deploy.deploy(cluster, bundle, 1)
         until(lambda: len(_places(cluster, bundle.name)) == 2)
         before = _places(cluster, bundle.name)
+        actor = Watched(cluster, bundle, until)
+        epoch = actor.bring_to(_second())
         job = _train(cluster)
         until(lambda: submit.job(cluster, job).status == "RUNNING")
-        counts, stop = Counts(), threading.Event()
+        counts, stop = Counts(epoch), threading.Event()
         clients = [threading.Thread(target=_ask, args=(made.url, cluster, counts, stop)) for _ in range(CLIENTS)]
         for client in clients:
             client.start()
         time.sleep(calm_s)
         lost_node = _kill(node, before)
-        killed_at = time.monotonic()
+        killed_at, killed = time.monotonic(), time.time()
+        until(lambda: actor.back_at(killed))
+        actor_s = (actor.back_at(killed) or killed) - killed
         until(lambda: lost_node not in _places(cluster, bundle.name).values() and _running(cluster, bundle.name) == 2)
         full_strength_s = time.monotonic() - killed_at
         time.sleep(calm_s)
@@ -104,7 +120,11 @@ def measure(cluster: Session, folder: Path, calm_s: float) -> dict[str, float]:
         for client in clients:
             client.join()
         outcome = submit.follow(cluster, job, lambda _: None)
+        is_whole = actor.is_whole()
     return {
+        "actor_s": round(actor_s, 1),
+        "outside": counts.outside,
+        "record": float(is_whole),
         "requests": counts.requests,
         "lost": counts.lost,
         "retries": counts.retries,
@@ -133,15 +153,21 @@ def second_node(cluster: Session) -> Iterator[subprocess.Popen[bytes]]:
         end(process)
 
 
-def _kill(node: subprocess.Popen[bytes], places: dict[str, str]) -> str:
-    """End every process of the second node at once; returns its id."""
+def _second() -> str:
+    """The id of the second node."""
     import ray
 
-    (lost,) = (one["NodeID"] for one in ray.nodes() if one["NodeManagerAddress"] == SECOND_IP)
+    (found,) = (one["NodeID"] for one in ray.nodes() if one["NodeManagerAddress"] == SECOND_IP)
+    return str(found)
+
+
+def _kill(node: subprocess.Popen[bytes], places: dict[str, str]) -> str:
+    """End every process of the second node at once; returns its id."""
+    lost = _second()
     if lost not in places.values():
         raise RuntimeError("the second node holds no replica")
     end(node)
-    return str(lost)
+    return lost
 
 
 def end(node: subprocess.Popen[bytes]) -> None:
@@ -208,14 +234,15 @@ def _ask(url: str, cluster: Session, counts: Counts, stop: threading.Event) -> N
     headers = {"authorization": f"Bearer {cluster.api_token}", "content-type": "image/png"}
     with httpx.Client(timeout=5.0, trust_env=False, headers=headers) as client:
         while not stop.is_set():
-            started, tries, ok = time.monotonic(), 0, False
-            while not ok and tries < TRIES:
+            started, tries, epoch = time.monotonic(), 0, None
+            while epoch is None and tries < TRIES:
                 with contextlib.suppress(httpx.HTTPError):
-                    ok = client.post(f"{url}/predict", content=file.getvalue()).status_code == 200
+                    answer = client.post(f"{url}/predict", content=file.getvalue())
+                    epoch = int(answer.json()["parameters"]["envelope_epoch"]) if answer.status_code == 200 else None
                 tries += 1
-                if not ok:
+                if epoch is None:
                     time.sleep(PAUSE_S)
-            counts.add(tries - 1, not ok, time.monotonic() - started)
+            counts.add(tries - 1, epoch, time.monotonic() - started)
             time.sleep(0.02)
 
 

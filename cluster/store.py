@@ -163,9 +163,14 @@ class Store:
 
     def names(self, folder: str) -> list[str]:
         """Names of the whole files in a folder, sorted; none where there is no folder."""
+        return list(self.sizes(folder))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of each file that `names` names, in the same order."""
         system, root = self._system()
         found = system.get_file_info(fs.FileSelector(f"{root}/{folder}", allow_not_found=True))
-        return sorted(i.base_name for i in found if i.type == fs.FileType.File and not i.base_name.startswith("."))
+        whole = (i for i in found if i.type == fs.FileType.File and not i.base_name.startswith("."))
+        return {i.base_name: int(i.size) for i in sorted(whole, key=lambda i: str(i.base_name))}
 
     def remove(self, path: str) -> None:
         """Remove a file; nothing happens when there is none."""

@@ -32,6 +32,7 @@ from ladder.bundle import Bundle
 from ladder.choose import Rung
 from ladder.latency import Latency
 from ladder.opening import executable
+from serve import standing
 from serve.adapt.bounds import TODAY, impossible
 from serve.ladder import check_served
 from tasks import own
@@ -79,7 +80,9 @@ SERVING_CODE = (
     "serve.adapt.mistakes",
     "serve.adapt.plain",
     "serve.adapt.policy",
+    "serve.adapt.post",
     "serve.adapt.proposals",
+    "serve.adapt.record",
     "serve.adapt.replay",
     "serve.adapt.rivals",
     "serve.adapt.rollout",
@@ -111,6 +114,7 @@ SERVING_CODE = (
     "serve.replica",
     "serve.rpc",
     "serve.sketch",
+    "serve.standing",
     "serve.web",
     "serve.workers",
 )
@@ -160,10 +164,12 @@ def deploy(
         _check_route(wanted, before)
         previous = before.get(bundle.name)
         _keep_replicas(wanted, previous, bundle.experiment)
+        told = _standing_in(wanted, previous)
         in_place = previous is not None and _restarting(previous) == _restarting(wanted)
         on_word(f"version {version} into the running endpoint" if in_place else f"starting version {version}")
         _put(session, {**before, bundle.name: wanted})
     _wait(session, bundle, version, previous, started + timeout_s)
+    standing.keep(bundle.store, bundle.name, told)
     took_s = time.monotonic() - started
     return Endpoint(url(session, bundle.experiment), bundle.name, version, bundle.key, in_place, took_s)
 
@@ -185,7 +191,8 @@ def replace(session: Session, bundle: Bundle, version: int, *, timeout_s: float 
         if previous is None:
             raise NotFoundError(f"no endpoint {bundle.name!r}; deploy it: trimtab deploy")
         (deployment,) = previous["deployments"]
-        told = deployment["user_config"] | {"bundle": bundle.key, "version": version}
+        before_it = deployment["user_config"]
+        told = standing.replacing(before_it, before_it | {"bundle": bundle.key, "version": version})
         today = bundle.experiment.model_copy(update={"serve": Serve.model_validate(told["serve"])})
         served = dataclasses.replace(bundle, experiment=today)
         check_served(served)
@@ -193,6 +200,7 @@ def replace(session: Session, bundle: Bundle, version: int, *, timeout_s: float 
         wanted = previous | {"deployments": [deployment | {"user_config": told}]}
         _put(session, {**before, bundle.name: wanted})
     _wait(session, served, version, previous, deadline)
+    standing.keep(bundle.store, bundle.name, told)
 
 
 def _wait(session: Session, bundle: Bundle, version: int, previous: dict[str, Any] | None, deadline: float) -> None:
@@ -349,6 +357,15 @@ def _keep_replicas(wanted: dict[str, Any], previous: dict[str, Any] | None, expe
     if "num_replicas" in deployment and isinstance(has, int):
         bounds = experiment.serve.replicas
         deployment["num_replicas"] = min(max(has, bounds.min), bounds.max)
+
+
+def _standing_in(wanted: dict[str, Any], previous: dict[str, Any] | None) -> dict[str, Any]:
+    """The `user_config` that is wanted, which says from now on what it has replaced."""
+    (deployment,) = wanted["deployments"]
+    for before in (previous or {}).get("deployments", ()):
+        deployment["user_config"] = standing.replacing(before["user_config"], deployment["user_config"])
+    told: dict[str, Any] = deployment["user_config"]
+    return told
 
 
 def _restarting(config: dict[str, Any]) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from cluster.config import Adapt, Retrain, Serve
 from cluster.errors import TrimtabError, UserError, first_line
 from cluster.store import Store
 from ladder.bundle import read_bundle
-from serve import presence
+from serve import presence, standing
 from serve.auth import VARIABLE, Tokens
 from serve.core import Core
 from serve.counters import LagMeter
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 class Replica(Rpc):
     """Serve calls the methods of `Rpc` on it by their names.
 
-    `user_config` is `{"bundle": key, "version": number, "serve": the experiment's section}`.
+    `user_config` is `{"bundle": key, "version": number, "serve": the experiment's section}`; see also `serve.standing`.
     """
 
     def __init__(self, name: str, store: str) -> None:
@@ -67,15 +67,18 @@ class Replica(Rpc):
         a version comes with them that has some.
         """
         serve = Serve.model_validate(user_config["serve"])
-        wanted = (str(user_config["bundle"]), int(user_config["version"]))
         self._latest = serve
         self._hook.closed = _why_closed(user_config)
         with contextlib.suppress(UserError):  # said in `_swap`, when the version that was meant is there
             self._core.configure(serve)
         if not self._core.is_ready:
-            await self._begin(wanted, serve)
+            await self._begin(await self._meant(user_config), serve)
         else:
-            self._change = asyncio.get_running_loop().create_task(self._swap(wanted, serve, self._change))
+            self._change = asyncio.get_running_loop().create_task(self._swap(user_config, serve, self._change))
+
+    async def _meant(self, user_config: dict[str, Any]) -> tuple[str, int]:
+        """Bundle and version."""
+        return await asyncio.to_thread(standing.meant, self._store, self._core.name, user_config)
 
     async def _begin(self, wanted: tuple[str, int], serve: Serve) -> None:
         self._lag = LagMeter(self._core.counters.loop_lag)
@@ -87,11 +90,14 @@ class Replica(Rpc):
         if present is not None and (refused := (await self.apply(present))["refused"]):
             _log.warning("the present envelope is refused, what the experiment says holds: %s", refused)
 
-    async def _swap(self, wanted: tuple[str, int], serve: Serve, before: asyncio.Task[None] | None) -> None:
+    async def _swap(self, user_config: dict[str, Any], serve: Serve, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await before  # the last word wins, however long the ones before it take to load
         self._core.refused = None
+        version = int(user_config["version"])
         try:
+            wanted = await self._meant(user_config)
+            version = wanted[1]
             if wanted != self._holds:
                 self._core.use(await self._tried(wanted) or await self._loaded(wanted, serve))
                 self._holds = wanted
@@ -99,8 +105,8 @@ class Replica(Rpc):
             self._match_threads()
             self._match_candidate()
         except Exception as error:
-            _log.exception("version %d with its limits is refused, what was before goes on", wanted[1])
-            self._core.refused = {"version": wanted[1], "reason": _reason(error)}
+            _log.exception("version %d with its limits is refused, what was before goes on", version)
+            self._core.refused = {"version": version, "reason": _reason(error)}
 
     async def _tried(self, wanted: tuple[str, int]) -> Model | None:
         """The candidate, if that is the one: it is loaded, or will be in a moment, and its times are known."""

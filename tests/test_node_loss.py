@@ -1,4 +1,4 @@
-"""Two Ray nodes, one killed under load: no request is lost, a training goes on. In a process and cluster of its own."""
+"""Two Ray nodes, one killed under load with the actor on it: nothing is lost. In a process and cluster of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 @pytest.mark.skipif(
     "TRIMTAB_TWO_NODES" not in os.environ, reason="two Ray nodes for minutes: set TRIMTAB_TWO_NODES=1 to run it"
 )
-def test_a_lost_node_loses_no_request_and_no_training(tmp_path: Path) -> None:
+def test_a_lost_node_loses_no_request_no_training_and_nothing_that_the_actor_there_knew(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("TRIMTAB_", "RAY_"))}
     command = [sys.executable, "-m", "benchmarks.node_loss", "--quick", "--out", str(out)]
@@ -26,3 +26,5 @@ def test_a_lost_node_loses_no_request_and_no_training(tmp_path: Path) -> None:
     assert figures["requests"] > 0
     assert figures["lost with retries"] == 0
     assert figures["training went on"] == 1
+    assert figures["answers outside the envelope"] == 0
+    assert figures["the actor's record is whole"] == 1

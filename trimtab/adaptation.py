@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from cluster.config import Adapt, Experiment
 from cluster.errors import NotFoundError, UserError
+from cluster.store import Store
 from serve.adapt import explain as words
-from serve.adapt import mailbox, replay
+from serve.adapt import mailbox, record, replay
 from serve.adapt.bounds import Bounds
-from serve.adapt.journal import STATE, Entry, read, read_last
-from serve.adapt.mailbox import Mailbox
+from serve.adapt.journal import STATE, Entry, Reading, read
 from serve.adapt.proposals import FIELDS, Command
 from serve.adapt.signals import Snapshot
 from trimtab.workspace import Workspace
@@ -30,18 +30,15 @@ if TYPE_CHECKING:
 
 ANSWER_S = 30.0
 STALE_S = 5.0
-
-
-def folder(experiment: Experiment, workspace: Workspace) -> Path:
-    return mailbox.place(workspace.store, experiment.name)
+STORE_LOOK_S, STORE_STALE_S = 5.0, 20.0  # an object store's copy of the record comes every ten seconds
 
 
 def recent(experiment: Experiment, workspace: Workspace) -> list[Entry]:
     """The record from its last state on. Raises NotFoundError when nothing has been recorded."""
-    place = mailbox.journal(folder(experiment, workspace))
-    found = read_last(place).entries
+    found = record.last(workspace.store, experiment.name).entries
     if not any(entry["kind"] == replay.TICK for entry in found):
-        mend = "deploy it with adapt.enabled, from the same store, and wait a second"
+        mend = "deploy it with adapt.enabled, from the same store, and wait some seconds"
+        place = record.where(workspace.store, experiment.name)
         raise NotFoundError(f"no adaptation of {experiment.name} is recorded in {place}; {mend}")
     return found
 
@@ -77,10 +74,9 @@ def send(
     verb: Any, experiment: Experiment, workspace: Workspace, changes: dict[str, Any], fields: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """The actor's answer to a word. Raises DeadlineError, and NotFoundError where nothing is adapted."""
-    place = folder(experiment, workspace)
-    if not place.is_dir():
+    if not record.is_there(workspace.store, experiment.name):
         recent(experiment, workspace)  # says what is missing
-    box = Mailbox(place)
+    box = mailbox.reach(workspace.store, experiment.name)
     return box.wait(box.send(Command(verb, getpass.getuser(), changes, fields)), ANSWER_S)
 
 
@@ -98,11 +94,9 @@ def _check_field(field: str, name: str) -> None:
         raise UserError(field, name, "cannot be changed", f"known are {', '.join(FIELDS)}")
 
 
-def replayed(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def replayed(place: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The decisions of a journal made once more, and what differs. Raises NotFoundError, UserError."""
-    if not path.exists():
-        raise NotFoundError(f"no journal {path}; give a folder of a journal, or one of its files")
-    reading = read(path)
+    reading = _reading(place)
     bounds = _bounds(reading.entries, overrides) if overrides else None
     found = replay.replay(reading.entries, bounds)
     return {
@@ -115,6 +109,19 @@ def replayed(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "differences": [{"at": d.at, "recorded": d.recorded, "replayed": d.replayed} for d in found.differences],
         "problems": [*reading.problems, *found.problems],
     }
+
+
+def _reading(place: str) -> Reading:
+    """Of a path, or of a folder or segment in an object store."""
+    if "://" in place:
+        parent, _, last = place.rstrip("/").rpartition("/")
+        reading = record.whole(Store.open(parent), last)
+        is_there = bool(reading.entries or reading.problems)
+    elif is_there := (path := Path(place)).exists():
+        reading = read(path)
+    if not is_there:
+        raise NotFoundError(f"no journal {place}; give a folder of a journal, or one of its files")
+    return reading
 
 
 def _bounds(entries: Sequence[Entry], overrides: Sequence[str]) -> Bounds:
@@ -145,7 +152,7 @@ def _bounds(entries: Sequence[Entry], overrides: Sequence[str]) -> Bounds:
 def watch(experiment: Experiment, workspace: Workspace, *, once: bool, every_s: float) -> None:
     """Until it is interrupted: a view that renews itself on a terminal, a line (JSON with --json) elsewhere."""
     screen = workspace.screen
-    shown = 0.0
+    shown, is_near = 0.0, workspace.store.local is not None
     with screen.live() as show:
         while True:
             entries = recent(experiment, workspace)
@@ -155,12 +162,12 @@ def watch(experiment: Experiment, workspace: Workspace, *, once: bool, every_s: 
                 if screen.as_json:
                     screen.line(found)
                 elif screen.is_terminal and not once:
-                    show(view(found))
+                    show(view(found, STALE_S if is_near else STORE_STALE_S))
                 else:
                     screen.text(line(found))
             if once:
                 return
-            time.sleep(every_s)
+            time.sleep(every_s if is_near else max(every_s, STORE_LOOK_S))
 
 
 def figures(entries: Sequence[Entry], now: float) -> dict[str, Any]:
@@ -205,7 +212,7 @@ def line(found: Mapping[str, Any]) -> str:
     )
 
 
-def view(found: Mapping[str, Any]) -> RenderableType:
+def view(found: Mapping[str, Any], stale_s: float = STALE_S) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -228,7 +235,7 @@ def view(found: Mapping[str, Any]) -> RenderableType:
     ):
         table.add_row(name, Text(value))
     parts: list[RenderableType] = [Text(found["target"], style="bold")]
-    if found["age_s"] > STALE_S:
+    if found["age_s"] > stale_s:
         parts.append(Text(f"the record is {found['age_s']:.0f} s old: no actor writes it just now", style="yellow"))
     decisions = [Text(f"  {text}") for text in found["decisions"]] or [Text("  none yet")]
     return Group(*parts, table, Text("last decisions", style="bold"), *decisions)

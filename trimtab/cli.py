@@ -333,7 +333,8 @@ def kubernetes_render(
     overrides: Set = None,
     overlay: Overlay = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder; else stdout.")] = None,
-    version: Annotated[str, typer.Option(help="Number, alias or `latest`, or KEY:NUMBER of a bundle.")] = "latest",
+    version: Annotated[str, typer.Option(help="Number, alias or `latest`, or KEY:NUMBER of a bundle.")] = "stable",
+    pin: Annotated[bool, typer.Option("--pin", help="This version also where another was promoted since.")] = False,
     store: StoreAt = None,
     as_json: Json = False,
 ) -> None:
@@ -341,7 +342,9 @@ def kubernetes_render(
     from trimtab.kubernetes import manifests, verbs
 
     experiment, workspace = experiments.load(file, overrides or ()), _workspace(as_json, store=store)
-    made = verbs.files(experiment, verbs.version_of(experiment, version, workspace), overlay)
+    found = verbs.version_of(experiment, version, workspace)
+    served = found and dataclasses.replace(found, is_pinned=pin)
+    made = verbs.files(experiment, served, overlay)
     if out is not None:
         workspace.screen.record({"wrote": [str(path) for path in manifests.write(made, out)]})
     elif as_json:
@@ -580,7 +583,7 @@ def explain(file: File, store: StoreAt = None, as_json: Json = False) -> None:
 
 @app.command()
 def replay(
-    journal: Annotated[Path, typer.Argument(help="Folder of a journal, or one of its files.")],
+    journal: Annotated[str, typer.Argument(help="Folder of a journal or one of its files; a path or a URI.")],
     overrides: Set = None,
     as_json: Json = False,
 ) -> None:

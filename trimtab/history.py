@@ -14,8 +14,7 @@ from cluster import history
 from cluster.config import Experiment
 from cluster.errors import NotFoundError
 from cluster.ledger import Ledger
-from serve.adapt import mailbox
-from serve.adapt.journal import read_last
+from serve.adapt import record
 from serve.adapt.proposals import Proposal
 from serve.adapt.replay import NOTE
 from trimtab.workspace import Workspace
@@ -24,7 +23,7 @@ ROLLOUT = ("shadow", "canary", "promoting")
 FATES = ("gate refused", "failed", "promoted", "taken back", "deployed", "rolled back")
 REASONED = ("gate refused", "failed", "taken back")  # whose words say why
 SAID = ("ordered", "failed")  # events that are sentences of the record too
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S, STORE_LOOK_EVERY_S = 1.0, 5.0  # an object store's looks are paid for
 
 
 def lives(name: str, workspace: Workspace) -> list[dict[str, Any]]:
@@ -112,7 +111,7 @@ def follow(experiment: Experiment, workspace: Workspace) -> None:
                     screen.line(event)
                 else:
                     screen.text(f"{time.strftime('%H:%M:%S', time.localtime(event['at']))}  {event['words']}")
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(LOOK_EVERY_S if workspace.store.local is not None else STORE_LOOK_EVERY_S)
     except KeyboardInterrupt:
         screen.word("detached", "the endpoint, its adaptation and a retraining go on")
         raise
@@ -123,7 +122,7 @@ class Tail:
 
     def __init__(self, name: str, workspace: Workspace, since: float) -> None:
         self._history: Ledger = history.ledger(workspace.store, name)
-        self._journal = mailbox.journal(mailbox.place(workspace.store, name))
+        self._store, self._name = workspace.store, name
         self._since, self._seen = since, set[tuple[float, str]]()
 
     def fresh(self) -> list[dict[str, Any]]:
@@ -143,9 +142,7 @@ class Tail:
                 }
 
     def _entries(self) -> Iterator[dict[str, Any]]:
-        if not self._journal.is_dir():
-            return
-        for entry in read_last(self._journal).entries:
+        for entry in record.last(self._store, self._name).entries:
             if entry["kind"] == NOTE:
                 yield {"at": entry["at"], "event": "note", "words": entry["words"]}
             for verdict in entry.get("verdicts", ()):

@@ -15,6 +15,7 @@ from threading import Event, Thread
 from typing import IO, Any
 
 from cluster import session
+from cluster.config import Adapt
 from cluster.errors import ClusterError
 from cluster.metrics import Meter
 from cluster.session import Session
@@ -25,7 +26,8 @@ from serve.adapt.clerk import ATTEND_EVERY_S, Clerk
 from serve.adapt.errands import RayErrands
 from serve.adapt.keeper import KEEP_EVERY_S, Keeper, Seen
 from serve.adapt.loop import Loop
-from serve.adapt.mailbox import Mailbox, place
+from serve.adapt.mailbox import place, reach
+from serve.adapt.post import Post
 from serve.adapt.sentinel import LOOK_EVERY_S, Sentinel
 
 RETRY_S = 1.0
@@ -38,6 +40,7 @@ class Actor:
         self._name, self._deployment, self._dashboard = name, deployment, dashboard
         self._store = Store.open(store)
         self._loop: Loop | None = None
+        self._is_outdone = False
         Thread(target=self._run, name="adapt", daemon=True).start()
 
     def envelope(self) -> dict[str, Any] | None:
@@ -59,22 +62,26 @@ class Actor:
         cluster = _cluster(self._dashboard)
         actuator = Actuator(self._name, self._deployment, cluster, self._store)
         with (folder / "lock").open("w") as lock:
-            self._loop = Loop(folder, actuator, Meter(self._name))
+            if self._store.local is not None:  # for replicas that start meanwhile
+                self._loop = Loop(folder, actuator, Meter(self._name))
             _alone(lock, folder, log)
+            post = self._taken_over(folder, log)
+            self._loop = Loop(folder, actuator, Meter(self._name))  # with what was recorded until now
             actuator.start()
             ended = Event()
-            self._attend(cluster, actuator, self._loop, ended)
+            self._attend(cluster, actuator, self._loop, post, ended)
             try:
-                self._loop.run()
+                self._loop.run(ended)
+                self._is_outdone = True
             finally:
                 ended.set()
                 actuator.close()
 
-    def _attend(self, cluster: Session, actuator: Actuator, loop: Loop, ended: Event) -> None:
+    def _attend(self, cluster: Session, actuator: Actuator, loop: Loop, post: Post | None, ended: Event) -> None:
         """What goes on beside the loop, which goes on without it."""
         sentinel = Sentinel(self._store, self._name)
         clerk = Clerk(self._store, self._name, cluster, loop, actuator)
-        errands, mailbox = RayErrands(cluster, self._store), Mailbox(place(self._store, self._name))
+        errands, mailbox = RayErrands(cluster, self._store), reach(self._store, self._name)
         keeper = cache(lambda: Keeper(self._store, self._name, errands, mailbox, loop.say))  # reads, which may fail
 
         def watch() -> None:
@@ -89,11 +96,29 @@ class Actor:
         rounds.start("sentinel", LOOK_EVERY_S, watch, ended)
         rounds.start("keeper", KEEP_EVERY_S, keep, ended)
         rounds.start("clerk", ATTEND_EVERY_S, clerk.look, ended)
+        if post is not None:
+            Thread(target=post.run, args=(ended, lambda: _most_bytes(actuator)), name="post", daemon=True).start()
+
+    def _taken_over(self, folder: Path, log: logging.Logger) -> Post | None:
+        """What brings words from a store that is no folder, once this is the only actor that is at work."""
+        if self._store.local is not None:
+            return None
+        post = Post(self._store, self._name, folder)
+        if self._is_outdone:
+            log.warning("another actor adapts this endpoint; this one waits until it records no more")
+            post.wait_for_silence()
+        post.take_over()
+        self._is_outdone = False
+        return post
 
 
 def _seen(actual: Actual, envelope: dict[str, Any] | None, drift_since: float | None) -> Seen:
     rolling = int(((envelope or {}).get("candidate") or {}).get("version", 0))
     return Seen(actual.bundle, actual.version, actual.experiment, actual.environment, drift_since, rolling)
+
+
+def _most_bytes(actuator: Actuator) -> int:
+    return (actuator.actual.experiment.adapt if actuator.actual is not None else Adapt()).journal
 
 
 def _cluster(dashboard: str) -> Session:

@@ -18,6 +18,7 @@ from cluster.errors import TrimtabError
 from cluster.session import APPLICATIONS, Session, rest
 from cluster.store import Store
 from ladder.bundle import read_bundle
+from serve import standing
 from serve.adapt.bounds import TODAY
 
 LOOK_EVERY_S = 2.0  # the dashboard asks Serve's controller each time
@@ -43,6 +44,7 @@ class Actuator:
         self._name, self._deployment, self._session, self._store = name, deployment, session, store
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="serve-rest")  # one after the other
         self._experiment: tuple[Any, Experiment] | None = None
+        self._told: tuple[dict[str, Any], dict[str, Any]] | None = None
         self._handle: Any = None
         self._stop = threading.Event()
         self._wanted: int | None = None  # set while a call is under way whose effect a look may not show yet
@@ -109,11 +111,18 @@ class Actuator:
         if seen is None:
             return
         running = frozenset(replica["replica_id"] for replica in seen["replicas"] if replica["state"] == "RUNNING")
-        told = configured["user_config"]
+        told = self._meant(configured["user_config"])
         bundle, version = str(told["bundle"]), int(told["version"])
         environment = dict((config.get("runtime_env") or {}).get("env_vars") or {})
         target, experiment = int(seen["target_num_replicas"]), self._read(told)
         self.actual = Actual(target, running, experiment, bundle, version, environment)
+
+    def _meant(self, user_config: dict[str, Any]) -> dict[str, Any]:
+        """With the version that answers; the store is asked once for each configuration."""
+        if self._told is None or self._told[0] != user_config:
+            bundle, version = standing.meant(self._store, self._name, user_config)
+            self._told = user_config, {**user_config, "bundle": bundle, "version": version}
+        return self._told[1]
 
     def _read(self, user_config: Mapping[str, Any]) -> Experiment:
         """The experiment that made the version, served and adapted as was last said."""

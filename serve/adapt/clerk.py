@@ -8,6 +8,7 @@ nothing. Knows the store and the cluster; when what is done is for the loop's pu
 from __future__ import annotations
 
 import shlex
+import time
 from typing import Any, Protocol
 
 from cluster import history, submit
@@ -46,6 +47,7 @@ class Clerk:
         self._history, self._jury = history.ledger(store, name), Jury(store, name)
         self._written: set[str] | None = None  # ids of rows
         self._looks = 0
+        self._called: tuple[str, int] | None = None  # bundle and version that the registry was told are served
 
     def look(self) -> None:
         """One round. Raises TrimtabError where the store or the cluster fails."""
@@ -55,6 +57,8 @@ class Clerk:
             self._promote(state)
         elif state.is_running and self._looks % JUDGE_EVERY == 0:
             self._judge(state)
+        if state.phase != "promoting" and not self._session.pid:
+            self._call_stable(state)
         self._looks += 1
 
     def _write(self, state: State) -> None:
@@ -81,19 +85,32 @@ class Clerk:
         try:
             job = submit.job(self._session, name)
         except NotFoundError:
-            words = ("serve.promote", self._name, state.bundle, str(state.version))
-            submit.submit(
-                self._session,
-                f"python -m {shlex.join(words)}",
-                submission_id=name,
-                env=self._environment(),
-                metadata={"step": "promote", "key": name},
-            )
+            self._begin(name, self._name, state.bundle, str(state.version))
             return
         if job.status == "SUCCEEDED":
             self._desk.hear(Heard(state.version, attempt=state.attempt))
         elif job.status in submit.ENDED:
             self._desk.hear(Heard(state.version, attempt=state.attempt, trouble=self._last_words(job)))
+
+    def _call_stable(self, state: State) -> None:
+        """On a cluster that is configured from outside nobody else tells the registry which version is served."""
+        actual = self._eyes.actual
+        if actual is None or (served := (actual.bundle, actual.version)) == self._called:
+            return
+        if state.phase != "promoted" or state.version != actual.version:  # else the promotion has
+            self._begin(
+                f"{self._name}-stable-{actual.version}-{time.time():.0f}", self._name, *map(str, served), "--called"
+            )
+        self._called = served
+
+    def _begin(self, name: str, *words: str) -> None:
+        submit.submit(
+            self._session,
+            f"python -m {shlex.join(('serve.promote', *words))}",
+            submission_id=name,
+            env=self._environment(),
+            metadata={"step": "promote", "key": name},
+        )
 
     def _last_words(self, job: submit.Job) -> str:
         try:

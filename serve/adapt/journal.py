@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,16 +126,22 @@ def read_last(folder: Path) -> Reading:
         _read_into(reading, file)
         reading.entries += later.entries
         reading.problems += later.problems
-        states = [i for i, entry in enumerate(reading.entries) if entry["kind"] == STATE]
-        if states:
-            return Reading(reading.entries[states[-1] :], reading.problems)
+        if (found := since_state(reading)) is not None:
+            return found
         later = reading
     return Reading([], later.problems)
 
 
-def _read_into(reading: Reading, file: Path) -> None:
-    for number, line, is_whole in _lines(file):
-        where = f"{file.name} line {number}"
+def since_state(reading: Reading) -> Reading | None:
+    """What was read, from its last `state` on; None without one."""
+    states = [i for i, entry in enumerate(reading.entries) if entry["kind"] == STATE]
+    return Reading(reading.entries[states[-1] :], reading.problems) if states else None
+
+
+def read_lines(reading: Reading, name: str, lines: Iterable[bytes]) -> None:
+    """Add what the lines of the file `name` say."""
+    for number, line, is_whole in _numbered(lines):
+        where = f"{name} line {number}"
         if not is_whole:
             reading.problems.append(f"{where}: cut off after {len(line)} bytes")
             continue
@@ -150,8 +156,12 @@ def _read_into(reading: Reading, file: Path) -> None:
         reading.entries.append(entry)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes, bool]]:
-    """Number, bytes without the line's end, and whether it has one."""
+def _read_into(reading: Reading, file: Path) -> None:
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            yield number, line.rstrip(b"\n"), line.endswith(b"\n")
+        read_lines(reading, file.name, stream)
+
+
+def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes, bool]]:
+    """Number, bytes without the line's end, and whether it has one."""
+    for number, line in enumerate(lines, start=1):
+        yield number, line.rstrip(b"\n"), line.endswith(b"\n")

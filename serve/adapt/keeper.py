@@ -22,7 +22,7 @@ from serve.adapt import triggers
 from serve.adapt.errands import MOST_TRIES, Errands
 from serve.adapt.evidence import files_at
 from serve.adapt.listener import Listener, Subject
-from serve.adapt.mailbox import Mailbox
+from serve.adapt.mailbox import Mailbox, StoreMailbox
 from serve.adapt.mistakes import Watch
 from serve.adapt.plain import Plain
 from serve.adapt.proposals import Command
@@ -60,7 +60,14 @@ class State(Plain):
 class Keeper:
     """Of one endpoint; call `step` from one thread."""
 
-    def __init__(self, store: Store, name: str, errands: Errands, mailbox: Mailbox, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        errands: Errands,
+        mailbox: Mailbox | StoreMailbox,
+        say: Callable[[str], None],
+    ) -> None:
         """Takes up what the store says. `say` puts a sentence into the record."""
         self._store, self._name, self._errands, self._mailbox, self._say = store, name, errands, mailbox, say
         self._orders: dict[str, Order] = {}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 
 from cluster.config import Experiment
@@ -24,7 +25,7 @@ from serve.adapt.bounds import Bounds
 from serve.adapt.candidacy import State as Course
 from serve.adapt.candidacy import told
 from serve.adapt.guard import enacted
-from serve.adapt.journal import Entry, Journal, read_last
+from serve.adapt.journal import STATE, Entry, Journal, read_last
 from serve.adapt.mailbox import Mailbox, journal
 from serve.adapt.proposals import REPLICAS, Verdict
 from serve.adapt.replay import Mind
@@ -33,6 +34,7 @@ from serve.adapt.signals import Sample, Snapshot, carried, observe
 
 LEAST_TIMEOUT_S = 0.25  # of a poll; a busy machine needs more than a tick now and then
 MOST_SAID = 100  # sentences that wait for a tick
+MOST_OBEYED = 64  # words that are known again where the answer was lost with an actor
 APPLY_S = 0.5  # who needs longer is seen at the next ticks to hold it, or told again
 _log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Loop:
         self._journal: Journal | None = None
         entries = _entries(folder)
         self._mind = replay.recover(entries)
-        self._obeyed = {str(entry["id"]) for entry in entries if "id" in entry}
+        self._obeyed: deque[str] = deque(_obeyed(entries), maxlen=MOST_OBEYED)
         self._unfinished = _unfinished(entries)
         self._previous: dict[str, Sample] = {}
         self._scaling: tuple[int, Future[None]] | None = None
@@ -82,8 +84,8 @@ class Loop:
         """Something about a rollout that was found out beside the loop; from any thread."""
         self._heard.append(heard)
 
-    def run(self) -> None:
-        while True:
+    def run(self, ended: Event) -> None:
+        while not ended.is_set():
             started = time.monotonic()
             try:
                 self.tick(time.time())
@@ -132,7 +134,7 @@ class Loop:
         if mind.state.bounds != bounds:
             mind = mind.within(bounds)
         if self._why != "start":
-            self._write(replay.state_entry(mind, now, "settings"))
+            self._write(self._state(mind, now, "settings"))
         elif (ordered := self._unfinished) is not None and bounds.min_replicas <= ordered[1] <= bounds.max_replicas:
             self._scaling = ordered[0], self._hands.scale(ordered[1])
         return mind
@@ -166,17 +168,21 @@ class Loop:
     def _obey(self, name: str, command: Any, now: float) -> None:
         assert self._mind is not None
         if command is None or name in self._obeyed:
-            self._mailbox.answer(name, {"done": command is not None, "refused": [] if command else ["no command"]})
+            self._answer(name, [] if command else ["no command"])
             return
         before = replace(self._mind, replicas=self._hands.target)
         verdicts, mind = replay.obeyed(before, command, now)
         self._checkpoint(before, now)
         if not self._write({**replay.command_entry(command, verdicts, before, now), "id": name}):
             return  # a word that cannot be kept is not taken: it waits
-        self._obeyed.add(name)
+        self._obeyed.append(name)
         self._mind = mind
         self._carry_out(verdicts, before, now)
-        refused = [verdict.reason for verdict in verdicts if not verdict.accepted]
+        self._answer(name, [verdict.reason for verdict in verdicts if not verdict.accepted])
+
+    def _answer(self, name: str, refused: list[str]) -> None:
+        assert self._mind is not None
+        mind = self._mind
         self._mailbox.answer(name, {"done": not refused, "refused": refused, "paused": mind.guard.paused,
                                     "pins": dict(mind.guard.pins), "envelope": mind.envelope,
                                     "rollout": told(mind.rollout, mind.state.bounds.rollout)})  # fmt: skip
@@ -199,7 +205,7 @@ class Loop:
                 self._fail(number, reason, now)
             self._mind = replace(self._mind, envelope={**before.envelope, "epoch": self._mind.envelope["epoch"] + 1})
             self._tell()
-            self._write(replay.state_entry(self._mind, now, "failure"))
+            self._write(self._state(self._mind, now, "failure"))
         else:
             self._write(replay.applied_entry(numbers, self._mind.envelope["epoch"], self._mind.replicas, now))
 
@@ -221,7 +227,7 @@ class Loop:
             self._mind = replace(self._mind, envelope={"epoch": wanted + 1})
             self._tell()
             self._write(replay.note_entry(f"the envelope is taken back, what the experiment says holds: {reason}", now))
-            self._write(replay.state_entry(self._mind, now, "failure"))
+            self._write(self._state(self._mind, now, "failure"))
 
     def _collect(self, now: float) -> None:
         """What became of the last order for another number of replicas."""
@@ -234,7 +240,7 @@ class Loop:
             order.result()
         except TrimtabError as error:
             self._fail(number, str(error), now)
-            self._write(replay.state_entry(self._mind, now, "failure"))
+            self._write(self._state(self._mind, now, "failure"))
             return
         epoch = int(self._mind.envelope.get("epoch", 0))
         self._write(replay.applied_entry([number], epoch, self._hands.target, now))
@@ -250,9 +256,12 @@ class Loop:
     def _checkpoint(self, mind: Mind, now: float) -> None:
         assert self._journal is not None
         if self._journal.wants_state:
-            self._journal.append(replay.state_entry(mind, now, self._why))
+            self._journal.append(self._state(mind, now, self._why))
             self._mailbox.tidy()
             self._why = "checkpoint"
+
+    def _state(self, mind: Mind, now: float, why: str) -> Entry:
+        return {**replay.state_entry(mind, now, why), "obeyed": list(self._obeyed)}
 
     def _write(self, entry: Entry) -> bool:
         assert self._journal is not None
@@ -268,6 +277,15 @@ def _entries(folder: Path) -> list[Entry]:
     for problem in found.problems:
         _log.warning("the record: %s", problem)
     return found.entries
+
+
+def _obeyed(entries: Sequence[Entry]) -> list[str]:
+    """Ids of a person's last words, the oldest first."""
+    found: list[str] = []
+    for entry in entries:
+        found += [str(name) for name in entry.get("obeyed", ())] if entry["kind"] == STATE else []
+        found += [str(entry["id"])] if "id" in entry else []
+    return found
 
 
 def _unfinished(entries: Sequence[Entry]) -> tuple[int, int] | None:

@@ -1,14 +1,20 @@
-"""Rollouts on a real cluster under traffic: a good version is promoted, bad ones are taken back, nobody is failed."""
+"""Rollouts on a real cluster under traffic: a good version is promoted, bad ones are taken back, nobody is failed.
+
+The actor is killed in the middle of the good one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.lost_actor import place_of
 from cluster import history
 from cluster.config import Labels, Retrain, Rollout
 from cluster.errors import NotFoundError
@@ -24,7 +30,7 @@ from serve.adapt.mailbox import Mailbox, journal, place
 from serve.adapt.proposals import Command
 from serve.adapt.replay import recover, replay
 from serve.deploy import Endpoint
-from serve.promote import promote
+from serve.promote import main, promote
 from tasks.images import Images
 from tasks.task import Encoding
 from tests.serve.conftest import Clients, until
@@ -130,11 +136,14 @@ def test_bad_versions_are_taken_back_a_good_one_is_promoted_and_nobody_is_failed
                 until(lambda: _state(store).phase == "canary")
                 assert say("rollback")["envelope"]["candidate"] is None
                 assert say("canary", bundle, number)["done"]
+                until(lambda: _state(store).phase == "canary")
+                os.kill(killed := place_of(cluster, NAME)[1], signal.SIGKILL)
             ended[kind] = until(lambda: (state := _state(store)).phase in ("promoted", "taken back") and state)
-        until(lambda: traffic.by_version[5] > 50)
+        until(lambda: traffic.by_version.get(5, 0) > 50)
     phases = {kind: (state.phase, state.events[-1].words) for kind, state in ended.items()}
 
     assert traffic.failures == []
+    assert place_of(cluster, NAME)[1] not in (0, killed)
     assert phases["better"][0] == "promoted", phases
     assert {phases[kind][0] for kind in ("nan", "slow", "order")} == {"taken back"}, phases
     assert "failed, was late" in phases["nan"][1]
@@ -160,6 +169,19 @@ def test_what_no_endpoint_serves_is_not_promoted(cluster: Session, store: Store,
 
     with pytest.raises(NotFoundError, match="no endpoint 'nowhere'"):
         promote(cluster, store, "nowhere", bundle.key, 9)
+
+
+def test_what_a_configuration_from_outside_serves_is_called_stable_once(
+    cluster: Session, store: Store, make_bundle: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIMTAB_STORE", cluster.store)
+    bundle, registry = make_bundle(store, 1, name="outside"), Registry.open(store)
+    version = registry.register("outside", bundle.key, None, {}).version
+
+    assert [main(["outside", bundle.key, str(version), "--called"]) for _ in range(2)] == [0, 0]
+
+    assert registry.version("outside", "stable").version == version
+    assert history.ledger(store, "outside").read()["event"].to_pylist() == ["deployed"]
 
 
 def test_a_version_whose_files_were_altered_is_not_promoted(cluster: Session, store: Store, make_bundle: Make) -> None:

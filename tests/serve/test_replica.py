@@ -17,6 +17,7 @@ from cluster.config import Serve
 from cluster.errors import ClusterError, NotFoundError, TrimtabError
 from cluster.store import Store
 from ladder.bundle import Bundle
+from serve import standing
 from serve.replica import Replica
 
 
@@ -95,6 +96,24 @@ def test_of_versions_in_a_row_the_last_one_stays(
         return [replica._core.model("shades").version]
 
     assert asyncio.run(row()) == [4]
+
+
+def test_a_configuration_that_is_applied_again_is_what_has_replaced_it(
+    replica: Replica, make_bundle: Callable[..., Bundle], store: Store
+) -> None:
+    applied = {**config(make_bundle(store, 1).key, 1), "follows": True}
+    promoted = standing.replacing(applied, {**applied, "bundle": make_bundle(store, 2).key, "version": 2})
+
+    async def again() -> list[int]:
+        await replica.reconfigure(applied)
+        found = [replica._core.model("shades").version]
+        await replica.reconfigure(promoted)
+        standing.keep(store, "shades", promoted)
+        await replica.reconfigure(applied)
+        await settled(replica)
+        return [*found, replica._core.model("shades").version]
+
+    assert asyncio.run(again()) == [1, 2]
 
 
 def test_limits_alone_load_nothing(replica: Replica, make_bundle: Callable[..., Bundle], store: Store) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from serve.adapt.replay import Mind, state_entry, tick_entry, ticked
 from serve.adapt.signals import RungSeen, Snapshot
 from trimtab import adaptation
 from trimtab.cli import app
+from trimtab.history import Tail
 from trimtab.screen import Screen
 from trimtab.workspace import Workspace
 
@@ -69,8 +72,30 @@ def test_the_record_is_watched_explained_and_replayed_without_a_cluster(
     assert (found["ticks"], found["same"], found["problems"]) == (300, True, [])
 
 
+def test_the_record_in_an_object_store_is_looked_at_from_anywhere(
+    recorded: Path, experiment_file: Callable[..., Path]
+) -> None:
+    file, uri, run = str(experiment_file()), f"fsspec+memory://{uuid.uuid4().hex}/at", CliRunner()
+    lines, store = next(recorded.glob("*.jsonl")).read_bytes(), Store.open(uri)
+    store.put("adapt/digits/journal/00000001.jsonl.gz", gzip.compress(lines))
+
+    watched = run.invoke(app, ["watch", file, "--once", "--json", "--store", uri])
+    explained = run.invoke(app, ["explain", file, "--store", uri])
+    replayed = [
+        json.loads(run.invoke(app, ["replay", f"{uri}/adapt/digits/journal{part}", "--json"]).stdout)
+        for part in ("", "/00000001.jsonl.gz")
+    ]
+    missing = run.invoke(app, ["replay", f"{uri}/adapt/cats/journal"])
+
+    assert json.loads(watched.stdout)["replicas"]["running"] == 4
+    assert "4 run, 4 are wanted, 1 to 4 allowed" in explained.stdout
+    assert [(found["ticks"], found["same"], found["problems"]) for found in replayed] == [(300, True, [])] * 2
+    assert isinstance(missing.exception, NotFoundError)
+    assert any(event["event"] == "action" for event in Tail("digits", Workspace(Screen(), store_uri=uri), 0.0).fresh())
+
+
 def test_other_settings_say_what_would_differ(recorded: Path) -> None:
-    found = adaptation.replayed(recorded, ["adapt.cooldown=5s"])
+    found = adaptation.replayed(str(recorded), ["adapt.cooldown=5s"])
 
     assert not found["same"]
     assert found["actions replayed"] < found["actions recorded"]
@@ -86,7 +111,7 @@ def test_other_settings_say_what_would_differ(recorded: Path) -> None:
 )
 def test_a_replay_with_no_such_setting_is_refused(recorded: Path, override: str, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
-        adaptation.replayed(recorded, [override])
+        adaptation.replayed(str(recorded), [override])
 
 
 def test_the_live_view_is_drawn_and_an_old_record_is_named(recorded: Path, workspace: Workspace) -> None:

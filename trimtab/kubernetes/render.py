@@ -18,7 +18,7 @@ from cluster.config import Experiment
 from cluster.errors import ConfigError
 from cluster.store import Store
 from ladder.bundle import Bundle
-from serve import deploy
+from serve import deploy, standing
 from tasks.task import Encoding
 from trimtab.kubernetes import pods
 from trimtab.kubernetes.pods import Manifest
@@ -30,10 +30,11 @@ DAY_S = 86_400
 
 @dataclass(frozen=True)
 class Version:
-    """The model version that is served."""
+    """The model version that is served: until it is replaced by a promotion or by hand, or where pinned, for good."""
 
     bundle: str
     number: int
+    is_pinned: bool = False
 
 
 def render(experiment: Experiment, version: Version | None, ray_version: str) -> dict[str, list[Manifest]]:
@@ -82,6 +83,8 @@ def serve_config(experiment: Experiment, version: Version) -> Manifest:
     application["args"]["code"] = experiment.kubernetes.image
     serve = experiment.serve.model_dump(mode="json", exclude_defaults=True)
     application["deployments"][0]["user_config"]["serve"] = serve
+    if not version.is_pinned:
+        application["deployments"][0]["user_config"][standing.FOLLOWS] = True
     return {
         "proxy_location": "EveryNode",
         "http_options": {"host": "0.0.0.0", "port": pods.HTTP_PORT},  # noqa: S104 a pod's own address, behind a Service

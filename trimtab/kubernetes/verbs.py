@@ -5,6 +5,7 @@ Knows where a model version and Ray's version are looked up; not how an object l
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from trimtab.kubernetes.render import Version, render
 if TYPE_CHECKING:
     from trimtab.workspace import Workspace
 
+NEWEST = ("stable", "latest")  # versions that there need not be
 COMPONENT = "app.kubernetes.io/component"
 
 
@@ -55,7 +57,8 @@ def part(one: Manifest) -> str:
 def version_of(experiment: Experiment, asked: str, workspace: Workspace) -> Version | None:
     """`asked` is a number, an alias or `latest` of the registry, or `KEY:NUMBER` of a bundle that is known by itself.
 
-    None, with a word, where `latest` was asked and there is no version yet.
+    `stable` is the newest where none is called so yet. None, with a word, where there is no version at all yet and
+    `stable` or `latest` was asked.
 
     Raises:
         NotFoundError: no such version.
@@ -67,13 +70,11 @@ def version_of(experiment: Experiment, asked: str, workspace: Workspace) -> Vers
         return Version(key, int(number))
     local = workspace.store.local
     if "MLFLOW_TRACKING_URI" in os.environ or (local is not None and (local / "mlflow.db").exists()):
-        try:
-            found = workspace.registry.version(experiment.name, asked)
-            return Version(found.bundle, found.version)
-        except NotFoundError:
-            if asked != "latest":
-                raise
-    elif asked != "latest":
+        for reference in (asked, "latest") if asked == "stable" else (asked,):
+            with contextlib.suppress(*((NotFoundError,) if asked in NEWEST else ())):
+                found = workspace.registry.version(experiment.name, reference)
+                return Version(found.bundle, found.version)
+    elif asked not in NEWEST:
         raise NotFoundError(f"no version {asked} of {experiment.name}: the store {workspace.store.uri} has no registry")
     workspace.screen.word("kubernetes", f"{experiment.name} has no version yet: without one there is no RayService")
     return None

@@ -7,18 +7,22 @@ import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster import history
 from cluster.store import Store
+from serve.adapt import clerk
+from serve.adapt.candidacy import State
 from serve.adapt.journal import read
 from serve.adapt.mailbox import Mailbox, journal
 from serve.adapt.proposals import Command
 from serve.adapt.replay import recover, replay
 
 ROOT = Path(__file__).parents[3]
+PROMOTED = State(phase="promoted", bundle="b3", version=3)
 
 PROGRAM = """
 import json, os, random, signal, sys
@@ -194,3 +198,20 @@ def test_an_actor_that_is_killed_at_any_step_goes_on_as_if_nothing_were(
     assert (again.differences, again.problems) == ([], [])
     assert mind is not None
     assert mind.rollout.phase == events[-1]
+
+
+@pytest.mark.parametrize(("pid", "expected"), [(None, [1, 2, 1]), (7, [])], ids=["configured from outside", "ours"])
+def test_the_registry_is_told_what_a_configuration_from_outside_serves(
+    store: Store, monkeypatch: pytest.MonkeyPatch, pid: int | None, expected: list[int]
+) -> None:
+    begun, desk, eyes = list[str](), SimpleNamespace(rollout=State()), SimpleNamespace(actual=None)
+    monkeypatch.setattr(clerk.submit, "submit", lambda _, entrypoint, **__: begun.append(entrypoint))
+    session = SimpleNamespace(pid=pid, dashboard_url="http://there")
+    hand = clerk.Clerk(store, "shades", session, desk, eyes)  # type: ignore[arg-type]
+
+    for version, state in ((None, State()), (1, State()), (1, State()), (2, State()), (3, PROMOTED), (1, State())):
+        eyes.actual = version and SimpleNamespace(bundle=f"b{version}", version=version)
+        desk.rollout = state
+        hand.look()
+
+    assert begun == [f"python -m serve.promote shades b{version} {version} --called" for version in expected]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,13 @@ def test_the_replica_gets_its_version_and_what_the_file_promises() -> None:
     assert Serve.model_validate(user_config["serve"]) == experiment(serve=serve).serve
     assert user_config["serve"]["replicas"] == serve["replicas"]
     assert application["external_scaler_enabled"]  # by the adaptation actor, within them
+    assert user_config["follows"]  # what a promotion has put in its place since
+
+
+def test_a_pinned_version_follows_no_promotion() -> None:
+    (service,) = render(experiment(), dataclasses.replace(VERSION, is_pinned=True), "2.60.0")["rayservice.yaml"]
+
+    assert "follows" not in served({"RayService": service})["deployments"][0]["user_config"]
 
 
 def test_another_version_or_limit_changes_nothing_but_serves_configuration() -> None:
