@@ -126,6 +126,7 @@ def _conditions(view: View) -> dict[str, bool]:
     is_full = state.overloaded > 0 or state.utilisation > 0.9 or view.admit < 1.0
     return {
         "short": replicas_for(view.coming, view.carries(view.best), GROW_ABOVE, bounds) > view.snapshot.target,
+        "drowning": replicas_for(view.coming, view.carries(view.fastest), FULL, bounds) > view.snapshot.target,
         "late": is_late,
         "inside": state.late_share <= view.most_late / 4 and state.utilisation < 0.9 and not state.forecast.is_burst,
         "over": is_swamped and is_full and view.load > FULL * cheapest,
@@ -268,11 +269,18 @@ def workers(view: View) -> Proposal | None:
 
 
 def replicas(view: View) -> Proposal | None:
-    """As many as would carry what is coming on the most accurate rung; fewer only after patience."""
+    """As many as would carry what is coming on the most accurate rung; fewer only after patience.
+
+    At once where not even the cheapest rung carries it. Else cheaper rungs hold the objective meanwhile, so growing
+    waits for as long as a start takes: a burst shorter than that is over before a new replica helps, and its start
+    takes processors from those that serve. To wait as long as what is bought costs is never worse than twice the best
+    choice in hindsight (A. Karlin et al., Competitive Snoopy Caching, 1988).
+    """
     state, bounds, target, one = view.state, view.bounds, view.snapshot.target, view.carries(view.best)
     carries = f"one replica carries {_rate(one)} on {view.best.variant}"
     grown = replicas_for(view.coming, one, GROW_ABOVE, bounds)
-    if target < bounds.min_replicas or (grown > target and state.held_s("short") >= 2 * bounds.cooldown_s):
+    is_due = state.held_s("short") >= START_S or state.held_s("drowning") >= 2 * bounds.cooldown_s
+    if target < bounds.min_replicas or (grown > target and is_due):
         wanted = max(grown, bounds.min_replicas)
         cause = f"{_rate(view.coming)} are coming, {carries}: {wanted} replicas for a utilisation of {GROW_ABOVE}"
         expected = Expectation("running", ">=", float(wanted), 60.0)

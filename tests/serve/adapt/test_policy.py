@@ -21,7 +21,7 @@ RUNGS = (
 )
 BOUNDS = Bounds(objective_s=0.1, min_replicas=1, max_replicas=8)
 TIME_S = 10_000.0  # of the state: long after its beginning
-LONG = dict.fromkeys(("short", "late", "inside", "over", "clear", "busy", "idle"), 0.0)
+LONG = dict.fromkeys(("short", "drowning", "late", "inside", "over", "clear", "busy", "idle"), 0.0)
 
 
 def seen(**changes: Any) -> Snapshot:
@@ -124,7 +124,12 @@ ROOM = {"variants": ["large-fp32", "large-int8", "small-fp32"], "epoch": 3}
             id="workers: the best rung is too slow on one core",
         ),
         pytest.param(seen(), remembered(140.0), {"replicas": 4}, id="replicas: more is coming than the best carries"),
-        pytest.param(seen(), remembered(5000.0), {"replicas": 8}, id="replicas: not above the bound"),
+        pytest.param(
+            seen(),
+            remembered(5000.0, since={"drowning": TIME_S - 3.0}),
+            {"replicas": 8},
+            id="replicas: at once where no rung carries it, not above the bound",
+        ),
         pytest.param(seen(target=8, running=8), remembered(140.0), {"replicas": 5}, id="replicas: fewer are enough"),
         pytest.param(seen(target=8, running=8), remembered(10.0), {"replicas": 4}, id="replicas: half at most at once"),
         pytest.param(seen(target=0), remembered(10.0), {"replicas": 1}, id="replicas: fewer than the least"),
@@ -189,7 +194,13 @@ def test_a_situation_is_answered_with(
         ),
         pytest.param("workers", seen(), remembered(utilisation=0.9), id="workers: one core leaves no choice"),
         pytest.param("replicas", seen(), remembered(40.0), id="replicas: as many as are needed"),
-        pytest.param("replicas", seen(), remembered(140.0, since={}), id="replicas: not for a moment's load"),
+        pytest.param("replicas", seen(), remembered(5000.0, since={}), id="replicas: not for a moment's load"),
+        pytest.param(
+            "replicas",
+            seen(),
+            remembered(140.0, since={"short": TIME_S - 8.0}),
+            id="replicas: cheaper rungs carry a burst that is shorter than a start",
+        ),
         pytest.param("replicas", seen(target=8), remembered(140.0, peaks=(140.0,)), id="replicas: patience"),
         pytest.param(
             "replicas", seen(target=8), remembered(40.0, peaks=(400.0,) * 13), id="replicas: there was a peak just now"

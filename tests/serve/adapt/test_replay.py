@@ -18,7 +18,7 @@ BOUNDS = Bounds(objective_s=0.1, max_replicas=6, patience_s=20.0)
 @pytest.fixture(scope="module")
 def played(play: Play) -> Any:
     """A burst, its end, and a person in between; what the journal has of it, as it is read back from a file."""
-    made = play(BOUNDS, [30.0] * 40 + [200.0] * 20, seed=2)
+    made = play(BOUNDS, [30.0] * 30 + [100.0] * 15 + [200.0] * 15, seed=2)
     made.obey("pin", {"caution": 3.0})
     made.checkpoint()
     made.go_on([30.0] * 60, seed=3)
@@ -40,12 +40,12 @@ def test_with_the_same_settings_every_decision_comes_out_as_it_was(played: Any) 
 def test_a_decision_that_was_tampered_with_is_found(played: Any) -> None:
     changed = copy.deepcopy(played.entries)
     entry = next(e for e in changed if any(v.get("accepted") for v in e.get("verdicts", [])))
-    entry["verdicts"][0]["proposal"]["changes"] = {"replicas": 6}
+    entry["verdicts"][0]["proposal"]["changes"] = {"replicas": 5}
 
     again = replay(changed)
 
     assert [difference.at for difference in again.differences] == [entry["at"]]
-    assert "replicas 6" in again.differences[0].recorded
+    assert "replicas 5" in again.differences[0].recorded
 
 
 def test_a_checkpoint_that_does_not_follow_from_the_lines_before_it_is_found(played: Any) -> None:
@@ -108,7 +108,7 @@ def test_nothing_is_recovered_from_what_has_no_state(played: Any) -> None:
 
 
 def test_a_failed_action_is_replayed_too(play: Play) -> None:
-    made = play(BOUNDS, [30.0] * 5 + [200.0] * 5)
+    made = play(BOUNDS, [30.0] * 5 + [200.0] * 12)
     number = next(verdict.number for _, verdict in made.accepted if "replicas" in verdict.proposal.changes)
     made.entries += [note_entry("the cluster has no room", made.now), failed_entry(number, "no room", made.now)]
     made.mind = not_applied(replace(made.mind, replicas=1), number, made.now)
