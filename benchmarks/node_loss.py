@@ -36,6 +36,7 @@ from cluster.store import Store
 from ladder.bundle import Bundle, write_bundle
 from ladder.variants import export_onnx
 from serve import deploy
+from tasks.images import Images
 from tasks.task import Encoding
 
 SECOND_IP = "127.0.0.3"
@@ -199,7 +200,7 @@ def _bundle(store: Store) -> Bundle:
         dataset="none",
         run="none",
         metrics={"accuracy": 1.0},
-        files={"onnx-fp32": ("model.onnx", export_onnx(Shades(), encoding))},
+        files={"onnx-fp32": ("model.onnx", export_onnx(Shades(), encoding, Images(whole)))},
         variants=("onnx-fp32",),
     )
 

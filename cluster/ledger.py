@@ -8,6 +8,7 @@ rows mean.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.errors import StoreError
 from cluster.store import Store
 
 MERGED_PARTS = 32  # small parts of one writer that become one
@@ -38,7 +40,8 @@ class Ledger:
         name = self._put(pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema))
         self._small.append(name)
         if len(self._small) >= MERGED_PARTS:
-            self._merge()
+            with contextlib.suppress(StoreError, OSError):  # the rows are kept; the next part tries again
+                self._merge()
         return name
 
     def parts(self, since_ns: int = 0) -> list[str]:

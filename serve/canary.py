@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cluster.errors import RequestError, first_line
-from serve.model import Answer, Model, Question
+from serve.model import Answer, Model, NotFiniteError, Question
 from serve.queues import Batched
 from serve.tally import Fate, VersionCount
 
@@ -90,11 +90,9 @@ class Canary:
         except Exception as error:
             count.end(_fate_of(error), num_rows)
             raise
-        fate = _fate(answer.outputs, question.deadline)
-        count.end(fate, num_rows)
+        count.end(_fate(answer.outputs, question.deadline), num_rows)
         said = question.say(answer, about)
-        if fate != "nonfinite":
-            self._rivals.mirror(candidate, question.id, partial(self._rows_for, candidate, rows, question), answer)
+        self._rivals.mirror(candidate, question.id, partial(self._rows_for, candidate, rows, question), answer)
         return said
 
     async def _rows_for(self, candidate: Model, rows: np.ndarray, question: Question) -> np.ndarray:
@@ -117,7 +115,10 @@ class Canary:
         except Exception:
             self._core.counters.failed += 1
             raise
-        return question.say(self._answered(candidate, rows, batched, question), about)
+        if not np.isfinite(batched.outputs).all():
+            self._core.counters.failed += 1
+            raise NotFiniteError(f"version {candidate.version} answers NaN or infinity for this input")
+        return question.say(self._answered(candidate, rows, batched, question, is_test=True), about)
 
     async def by_candidate(self, candidate: Model, question: Question) -> Any:
         """Of the candidate, and of the stable version where it fails. Raises as `Core.answer` does."""
@@ -241,11 +242,14 @@ class Canary:
         queue_ms, compute_ms = batched.queue_s * 1000, batched.compute_s * 1000
         return Answer(batched.outputs, model, batched.variant, queue_ms, compute_ms, self._core.envelope.epoch)
 
-    def _answered(self, model: Model, rows: np.ndarray, batched: Batched, question: Question) -> Answer:
+    def _answered(
+        self, model: Model, rows: np.ndarray, batched: Batched, question: Question, *, is_test: bool = False
+    ) -> Answer:
+        """`is_test` was asked of a version by its number: other rows than traffic, so no evidence by their labels."""
         now, answer = time.monotonic(), self._answer(model, batched)
         latency_s = now - (question.received or now)
         self._core.counters.answer(len(rows), now <= question.deadline, batched.queue_s, latency_s)
-        if self._core.recorder is not None:
+        if self._core.recorder is not None and not is_test:
             whole = model is not self._core.stable  # it answers few, by whose labels it is to be judged
             self._core.recorder.offer(question.id, model.version, batched.variant, rows, batched.outputs, whole=whole)
         return answer
@@ -260,6 +264,8 @@ def _fate(outputs: np.ndarray, deadline: float) -> Fate:
 
 def _fate_of(error: BaseException) -> Fate:
     """Of a request that was refused or failed: the batcher refuses only for want of time."""
+    if isinstance(error, NotFiniteError):
+        return "nonfinite"
     return "late" if isinstance(error, RequestError) else "failed"
 
 

@@ -168,7 +168,7 @@ def deploy(
         in_place = previous is not None and _restarting(previous) == _restarting(wanted)
         on_word(f"version {version} into the running endpoint" if in_place else f"starting version {version}")
         _put(session, {**before, bundle.name: wanted})
-    _wait(session, bundle, version, previous, started + timeout_s)
+    _wait(session, bundle, version, previous, wanted, started + timeout_s)
     standing.keep(bundle.store, bundle.name, told)
     took_s = time.monotonic() - started
     return Endpoint(url(session, bundle.experiment), bundle.name, version, bundle.key, in_place, took_s)
@@ -199,20 +199,37 @@ def replace(session: Session, bundle: Bundle, version: int, *, timeout_s: float 
         _check_possible(served)
         wanted = previous | {"deployments": [deployment | {"user_config": told}]}
         _put(session, {**before, bundle.name: wanted})
-    _wait(session, served, version, previous, deadline)
+    _wait(session, served, version, previous, wanted, deadline)
     standing.keep(bundle.store, bundle.name, told)
 
 
-def _wait(session: Session, bundle: Bundle, version: int, previous: dict[str, Any] | None, deadline: float) -> None:
-    """Until the version answers; where it cannot be started, what was there before is put again."""
+def _wait(
+    session: Session,
+    bundle: Bundle,
+    version: int,
+    previous: dict[str, Any] | None,
+    wanted: dict[str, Any],
+    deadline: float,
+) -> None:
+    """Until the version answers; where it cannot be started, what was there before is put again.
+
+    Not where somebody has deployed another one meanwhile.
+    """
     try:
         _wait_running(session, bundle.name, deadline)
         _wait_version(session, bundle, version, deadline)
     except DeployError:
         with _alone(session):
-            others = {name: config for name, config in _configs(session).items() if name != bundle.name}
-            _put(session, others | ({bundle.name: previous} if previous else {}))
+            present = _configs(session)
+            others = {name: config for name, config in present.items() if name != bundle.name}
+            if _told(present.get(bundle.name)) == _told(wanted):
+                _put(session, others | ({bundle.name: previous} if previous else {}))
         raise
+
+
+def _told(config: dict[str, Any] | None) -> Any:
+    """What an application's replicas are told, its version among it."""
+    return config and [deployment.get("user_config") for deployment in config["deployments"]]
 
 
 def undeploy(session: Session, name: str, *, timeout_s: float = 60.0) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import feedback
-from cluster.errors import RequestError, StoreError
+from cluster.errors import RequestError
 from cluster.feedback import KINDS, Kind
 from cluster.ledger import Ledger
 from serve.core import refusal
@@ -83,6 +83,8 @@ def _value(kind: Kind, value: Any, field: str, model: Model) -> str:
             shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
             raise refusal(422, field, text, "is no label of this model", f"it knows {shown}")
         return text
+    if isinstance(value, int) and abs(value) >= 10**18:
+        value = math.inf  # beyond what a float holds exactly, and some beyond what it holds at all
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise refusal(422, field, value, "is not a number", "send a finite number")
     if kind == "rating" and not 0.0 <= value <= 1.0:
@@ -122,7 +124,7 @@ class Intake:
             error: RequestError | None = None
             try:
                 await asyncio.to_thread(self._ledger.append, [word for words, _ in batch for word in words])
-            except StoreError as problem:
+            except Exception as problem:  # whoever waits must hear of it, whatever the store's libraries raise
                 _log.error("feedback is refused: %s", problem)
                 message = "feedback cannot be kept just now, and this was not; send it again in a minute"
                 error = RequestError(503, message, {"retry-after": "60"})

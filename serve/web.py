@@ -227,7 +227,12 @@ class Web:
             if len(instances) > self._core.max_rows:
                 mend = f"send 1 to {self._core.max_rows} per request"
                 raise refusal(400, "instances", f"{len(instances)} instances", "are too many", mend)
-            parts = [bodies.to_json(instance) for instance in instances]
+            try:
+                parts = [bodies.to_json(instance) for instance in instances]
+            except ValueError:
+                raise refusal(
+                    400, "instances", instances, "has half a character", "send whole ones, in UTF-8"
+                ) from None
             return await decoded(model, parts, "application/json", "instances")
         if spec.datatype == "BYTES":
             mend = "send texts, or objects as /docs has them"

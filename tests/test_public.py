@@ -132,7 +132,12 @@ def test_the_exit_codes() -> None:
 
 
 def test_the_steps_run_as_modules() -> None:
-    for module in ("jobs.preprocess", "jobs.train", "jobs.evaluate", "tune.search"):
-        shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
-        assert shown.returncode == 0, shown.stderr
-        assert "experiment" in shown.stdout
+    def begun(module: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", module, "--help"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    modules = ("jobs.preprocess", "jobs.train", "jobs.evaluate", "tune.search")
+    for process in [begun(module) for module in modules]:  # all at once: they only import
+        shown, error = process.communicate()
+        assert process.returncode == 0, error
+        assert "experiment" in shown

@@ -22,7 +22,7 @@ from trimtab import adaptation
 from trimtab.workspace import Workspace
 
 ALIVE_S = 30.0  # without a line in its record, an actor is taken for gone
-POLL_S = 1.0
+POLL_S = 0.2
 
 
 def outlook(experiment: Experiment, workspace: Workspace) -> dict[str, Any]:

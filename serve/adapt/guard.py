@@ -177,6 +177,8 @@ def _out_of_bounds(proposal: Proposal, guard: Guard, bounds: Bounds) -> str:
     changes = proposal.changes
     if unknown := [name for name in changes if name not in FIELDS]:
         return f"{unknown[0]} is no field that can be changed; known are {', '.join(FIELDS)}"
+    if REPLICAS in changes and changes[REPLICAS] is None:
+        return f"{REPLICAS} needs a whole number"
     for name, value in changes.items():
         if value is not None and (reason := _bad(name, value, guard, bounds)):
             return reason
@@ -211,7 +213,7 @@ def _bad(name: str, value: Any, guard: Guard, bounds: Bounds) -> str:
 
 
 def _bad_variants(value: Any, guard: Guard, bounds: Bounds) -> str:
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or not value or not all(isinstance(variant, str) for variant in value):
         return f"variants {value!r} is no list of rungs"
     if not guard.ladder:
         return "no replica has said yet which rungs it has"
@@ -326,7 +328,8 @@ def _ordered(command: Command, envelope: Mapping[str, Any], replicas: int) -> li
         changes = {name: command.changes[name] for name in names}
         undo = {name: replicas if name == REPLICAS else envelope.get(name) for name in names}
         is_replicas = kind == "replicas"
-        value = float(changes.get(REPLICAS) or 0) if is_replicas else float(envelope.get("epoch", 0) + 1)
+        wanted = changes[REPLICAS] if is_replicas else int(envelope.get("epoch", 0)) + 1
+        value = float(wanted) if isinstance(wanted, int | float) else 0.0  # what is no number is refused
         expected = Expectation("running" if is_replicas else "epoch", ">=", value, 60.0 if is_replicas else 5.0)
         made.append(Proposal(PERSON, "replicas" if is_replicas else "envelope", changes, cause, expected, undo))
     return made

@@ -17,7 +17,7 @@ from threading import Event
 from typing import Any, Protocol
 
 from cluster.config import Experiment
-from cluster.errors import TrimtabError
+from cluster.errors import TrimtabError, first_line
 from cluster.metrics import Meter
 from serve.adapt import replay
 from serve.adapt.actuator import Actual
@@ -104,7 +104,11 @@ class Loop:
         mind = self._mind = self._settled(actual, now)
         self._collect(now)
         for name, command in self._mailbox.waiting():
-            self._obey(name, command, now)
+            try:
+                self._obey(name, command, now)
+            except Exception as error:  # a word that waited on would end every tick to come
+                _log.exception("the command %s cannot be obeyed", name)
+                self._answer(name, [f"it cannot be obeyed ({first_line(error)})"])
         snapshot = self._observe(actual, now)
         self._adopt(snapshot)
         heard = self._heard.popleft() if self._heard else None

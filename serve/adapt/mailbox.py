@@ -159,5 +159,5 @@ def _unanswered(timeout_s: float) -> DeadlineError:
 def _read(path: Path) -> Command | None:
     try:
         return Command.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return None

@@ -100,19 +100,19 @@ def decide(snapshot: Snapshot, state: State, now: float) -> tuple[list[Proposal]
 
 def _view(snapshot: Snapshot, state: State, rungs: tuple[RungSeen, ...]) -> View:
     holds, bounds = snapshot.envelope or {}, state.bounds
-    wait_s, variants = holds.get("max_wait_s"), holds.get("variants")
+    wait_s, caution, admit, variants = (holds.get(name) for name in ("max_wait_s", "caution", "admit", "variants"))
     return View(
         snapshot,
         state,
         bounds,
         rungs,
         max_batch=int(holds.get("max_batch") or bounds.max_batch),
-        caution=float(holds.get("caution", CAUTION)),
+        caution=CAUTION if caution is None else float(caution),
         threads=int(holds.get("threads") or bounds.threads),
         concurrency=int(holds.get("concurrency") or bounds.concurrency),
-        admit=float(holds.get("admit", 1.0)),
+        admit=1.0 if admit is None else float(admit),
         max_wait_s=bounds.max_wait_s if wait_s is None else float(wait_s),
-        least_accuracy=float(holds.get("least_accuracy", 0.0)),
+        least_accuracy=float(holds.get("least_accuracy") or 0.0),
         variants=None if variants is None else tuple(variants),
     )
 

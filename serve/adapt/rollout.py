@@ -188,6 +188,8 @@ def _promotion(state: State, serving: int | None, heard: Heard | None) -> State:
         return state
     if not heard.trouble:
         return _promoted(state, "it answers all requests")
+    if serving == state.version:
+        return _promoted(state, f"it answers all requests, though not all is done: {heard.trouble}")
     if state.attempt >= MOST_ATTEMPTS:
         return taken_back(state, f"it could not be promoted: {heard.trouble}")
     return replace(state, attempt=state.attempt + 1, held=heard.trouble)

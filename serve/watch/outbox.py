@@ -80,21 +80,24 @@ class Outbox:
         while not self._stopped.is_set():
             self._posted.wait(POLL_S)
             self._posted.clear()
-            for path in _files(self._waiting):
-                if self._stopped.is_set():
-                    return
-                try:
-                    self._one(path, webhook, between)
-                except FileNotFoundError:
-                    continue  # it was too many, and is among the dead
-                except (NotNow, Refused) as error:
-                    if self._stopped.is_set() and isinstance(error, NotNow):
-                        return  # the next process tries again
-                    on_word(f"{path.stem.partition('-')[2]} is not delivered: {error}")
-                    self._bury(path, str(error))
-                except OSError as error:
-                    on_word(f"the outbox cannot be used ({error.strerror}); trying again")
-                    break
+            try:
+                self._all(webhook, on_word, between)
+            except OSError as error:  # a full disk, as a rule; the thread must live on
+                on_word(f"the outbox cannot be used ({error.strerror}); trying again")
+
+    def _all(self, webhook: Webhook, on_word: Words, between: tenacity.wait.wait_base) -> None:
+        for path in _files(self._waiting):
+            if self._stopped.is_set():
+                return
+            try:
+                self._one(path, webhook, between)
+            except FileNotFoundError:
+                continue  # it was too many, and is among the dead
+            except (NotNow, Refused) as error:
+                if self._stopped.is_set() and isinstance(error, NotNow):
+                    return  # the next process tries again
+                on_word(f"{path.stem.partition('-')[2]} is not delivered: {error}")
+                self._bury(path, str(error))
 
     def _one(self, path: Path, webhook: Webhook, between: tenacity.wait.wait_base) -> None:
         body, key = path.read_bytes(), path.stem.partition("-")[2]

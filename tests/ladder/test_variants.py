@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,12 @@ def network(name: str, shape: tuple[int, ...]) -> torch.nn.Module:
     return cnn.build(Model(network=name, dropout=0.5), encoding(shape))
 
 
+@functools.cache
+def exported(name: str = "small", shape: tuple[int, ...] = (8, 8, 1)) -> bytes:
+    """Of `network`; an export takes a second."""
+    return export_onnx(network(name, shape), encoding(shape), IMAGES)
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -40,7 +47,7 @@ def test_the_exported_form_answers_like_the_network_at_any_batch(name: str, shap
     made = network(name, shape)
     rows = np.random.default_rng(0).integers(0, 256, (17, *shape), dtype=np.uint8)
 
-    predictor = OnnxPredictor(export_onnx(made, encoding(shape), IMAGES))
+    predictor = OnnxPredictor(exported(name, shape))
 
     with torch.inference_mode():
         expected = torch.softmax(made.eval()(torch.from_numpy(rows)), dim=1).numpy()
@@ -76,7 +83,7 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_sentence():
     [pytest.param("small", (28, 28, 1), id="small, grey"), pytest.param("large", (16, 16, 3), id="large, colour")],
 )
 def test_the_8_bit_form_is_close_smaller_and_takes_any_batch(name: str, shape: tuple[int, ...]):
-    graph = export_onnx(network(name, shape), encoding(shape), IMAGES)
+    graph = exported(name, shape)
     rows = np.random.default_rng(0).integers(0, 256, (130, *shape), dtype=np.uint8)
 
     int8 = quantise(graph, rows)
@@ -91,7 +98,7 @@ def test_the_8_bit_form_is_close_smaller_and_takes_any_batch(name: str, shape: t
 def test_only_convolutions_and_matrix_products_are_quantised():
     import onnx
 
-    graph = onnx.load_from_string(quantise(export_onnx(network("small", (8, 8, 1)), encoding(), IMAGES), _rows(64)))
+    graph = onnx.load_from_string(quantise(exported(), _rows(64)))
 
     made_by = {output: node.op_type for node in graph.graph.node for output in node.output}
     inputs = {node.op_type: made_by.get(node.input[0]) for node in graph.graph.node}
@@ -100,7 +107,7 @@ def test_only_convolutions_and_matrix_products_are_quantised():
 
 
 def test_quantising_is_quiet(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
-    graph = export_onnx(network("small", (8, 8, 1)), encoding(), IMAGES)
+    graph = exported()
     capfd.readouterr()
     caplog.clear()
 
@@ -126,7 +133,7 @@ def quantise_some(graph: bytes) -> bytes:
 
 @pytest.mark.parametrize("form", [pytest.param(lambda g: g, id="fp32"), pytest.param(quantise_some, id="int8")])
 def test_a_shifted_graph_adds_to_each_answer(form: Callable[[bytes], bytes]):
-    graph = form(export_onnx(network("small", (8, 8, 1)), encoding(), IMAGES))
+    graph = form(exported())
     by = np.array([0.0, 1.5, -2.0], np.float32)
 
     again = shifted(shifted(graph, by), by)
@@ -135,7 +142,7 @@ def test_a_shifted_graph_adds_to_each_answer(form: Callable[[bytes], bytes]):
 
 
 def test_running_a_variant_needs_no_torch(tmp_path: Path):
-    (tmp_path / "model.onnx").write_bytes(export_onnx(network("small", (8, 8, 1)), encoding(), IMAGES))
+    (tmp_path / "model.onnx").write_bytes(exported())
     code = (
         "import sys, numpy; from pathlib import Path; from ladder.variants import OnnxPredictor;"
         f"answer = OnnxPredictor(Path({str(tmp_path / 'model.onnx')!r}).read_bytes())(numpy.zeros((3, 8, 8, 1), 'u1'));"

@@ -31,7 +31,10 @@ def test_a_batch_is_one_request(asker: Asker, endpoint: Endpoint) -> None:
     assert endpoint.asked == [["a", "bad", "c"]]
 
 
-def test_an_endpoint_that_is_busy_or_away_is_waited_for(asker: Asker, endpoint: Endpoint) -> None:
+def test_an_endpoint_that_is_busy_or_away_is_waited_for(
+    asker: Asker, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.asker.FIRST_S", 0.02)
     asker.ask(["first"])
     endpoint.replies = [(429, {"retry-after": "0"}, {"error": "busy"}), (503, {}, {}), (404, {}, {}), (504, {}, {})]
 

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.skeleton import skeleton
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, trimtab: Run) -> Path:
-    made = trimtab("init", "--task", "custom", "--out", str(tmp_path / "mine" / "experiment.yaml"))
-    assert made.returncode == 0, made.stderr
+def folder(tmp_path: Path) -> Path:
+    skeleton("mine", None, tmp_path / "mine" / "experiment.yaml")
     return tmp_path / "mine"
 
 
-def test_validate_tries_the_task_on_rows_of_its_source_and_does_not_import_it(folder: Path, trimtab: Run) -> None:
+def test_validate_tries_the_task_on_rows_of_its_source_and_does_not_import_it(tmp_path: Path, trimtab: Run) -> None:
+    folder = tmp_path / "mine"
+    made = trimtab("init", "--task", "custom", "--out", str(folder / "experiment.yaml"))
+    assert made.returncode == 0, made.stderr
     # Whatever a task does to its process, the command line outlives it.
     (folder / "mine_task.py").write_text((folder / "mine_task.py").read_text() + "\nimport os; os.environ.clear()\n")
 

@@ -102,6 +102,29 @@ def test_an_order_is_written_obeyed_and_answered(tmp_path: Path, begin: Callable
     assert entries(tmp_path, "applied")[0]["epoch"] == 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"replicas": "abc"}, id="a word for a number"),
+        pytest.param({"replicas": None}, id="no number of replicas"),
+        pytest.param({"variants": [{}]}, id="a rung that is no name"),
+    ],
+)
+def test_a_word_that_means_nothing_is_answered_and_ends_no_tick(
+    begin: Callable[[Hands], Loop], say: Any, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    loop = begin(Hands({"a": 0}))
+    loop.tick(NOW)
+    name = say("set", changes)
+    loop.tick(NOW + 0.2)
+
+    answer = Mailbox(tmp_path).wait(name, 1.0)
+    assert not answer["done"]
+    assert answer["refused"]
+    loop.tick(NOW + 0.4)
+    assert len(entries(tmp_path, "tick")) == 3
+
+
 def test_a_replica_that_did_not_hear_or_starts_later_is_told_at_the_next_tick(
     begin: Callable[[Hands], Loop], say: Any
 ) -> None:
