@@ -18,7 +18,7 @@ from ladder.latency import learn
 from serve.counters import Counters
 from serve.ladder import Ladder
 from serve.limits import Limits
-from serve.queues import Arrivals, Batch, Batched, Queues, Waiting, full, hopeless, late, overloaded
+from serve.queues import Arrivals, Batch, Batched, NotFiniteError, Queues, Waiting, full, hopeless, late, overloaded
 from serve.workers import Workers
 
 # A pass that is predicted to be shorter runs on the loop: handing it to a thread and back would take about as long as
@@ -292,9 +292,14 @@ class Batcher:
         counters, started, variant = self.counters, batch.started, batch.variant
         compute_s, now, stop = batch.ended - started, time.monotonic(), 0
         num_requests = num_rows = in_time = in_time_rows = 0
+        is_finite = bool(np.isfinite(outputs).all())
         for waiting in batch.requests:
             start, stop = stop, stop + waiting.num_rows
             if waiting.future.done():
+                continue
+            if not is_finite and not np.isfinite(outputs[start:stop]).all():
+                counters.failed += 1
+                waiting.future.set_exception(NotFiniteError(f"{variant} answers NaN or infinity for this input"))
                 continue
             waiting.future.set_result(Batched(outputs[start:stop], variant, started - waiting.arrived, compute_s))
             if not waiting.is_counted:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cluster.errors import RequestError, first_line
-from serve.model import Answer, Model, NotFiniteError, Question
-from serve.queues import Batched
+from serve.model import Answer, Model, Question
+from serve.queues import Batched, NotFiniteError
 from serve.tally import Fate, VersionCount
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Canary:
         except Exception as error:
             count.end(_fate_of(error), num_rows)
             raise
-        count.end(_fate(answer.outputs, question.deadline), num_rows)
+        count.end(_fate(question.deadline), num_rows)
         said = question.say(answer, about)
         self._rivals.mirror(candidate, question.id, partial(self._rows_for, candidate, rows, question), answer)
         return said
@@ -115,9 +115,6 @@ class Canary:
         except Exception:
             self._core.counters.failed += 1
             raise
-        if not np.isfinite(batched.outputs).all():
-            self._core.counters.failed += 1
-            raise NotFiniteError(f"version {candidate.version} answers NaN or infinity for this input")
         return question.say(self._answered(candidate, rows, batched, question, is_test=True), about)
 
     async def by_candidate(self, candidate: Model, question: Question) -> Any:
@@ -141,7 +138,7 @@ class Canary:
         self._core.arrive(trial.num_rows, question.id)
         found = await self._tried(trial, candidate, rows, question)
         if isinstance(found, Batched):
-            fate = _fate(found.outputs, question.deadline)
+            fate = _fate(question.deadline)
             try:
                 said = question.say(self._answer(candidate, found), about)
             except Exception as error:
@@ -181,7 +178,7 @@ class Canary:
         batched = future.result()
         if batched.outputs.shape != (num_rows, self._rivals.width):
             return Failure("failed", ValueError(f"outputs {batched.outputs.shape} for {num_rows} rows"))
-        return batched if np.isfinite(batched.outputs).all() else Failure("nonfinite")
+        return batched
 
     def _watch(self, trial: Trial, future: asyncio.Future[Batched], deadline: float) -> None:
         """Nobody waits any more, but until its deadline the candidate may show that it would have answered."""
@@ -194,7 +191,7 @@ class Canary:
             timer.cancel()
             if not future.cancelled():
                 found = self._judged(future, trial.num_rows)
-                trial.ends(_fate(found.outputs, deadline) if isinstance(found, Batched) else found.fate or "failed")
+                trial.ends(_fate(deadline) if isinstance(found, Batched) else found.fate or "failed")
 
         timer = asyncio.get_running_loop().call_later(max(deadline - time.monotonic(), 0.0), ends)
         future.add_done_callback(came)
@@ -255,10 +252,8 @@ class Canary:
         return answer
 
 
-def _fate(outputs: np.ndarray, deadline: float) -> Fate:
-    """Of outputs that have just come."""
-    if not np.isfinite(outputs).all():
-        return "nonfinite"
+def _fate(deadline: float) -> Fate:
+    """Of an answer that has just come."""
     return "in_time" if time.monotonic() <= deadline else "late"
 
 

@@ -83,13 +83,18 @@ def _value(kind: Kind, value: Any, field: str, model: Model) -> str:
             shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
             raise refusal(422, field, text, "is no label of this model", f"it knows {shown}")
         return text
-    if isinstance(value, int) and abs(value) >= 10**18:
-        value = math.inf  # beyond what a float holds exactly, and some beyond what it holds at all
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise refusal(422, field, value, "is not a number", "send a finite number")
     if kind == "rating" and not 0.0 <= value <= 1.0:
         raise refusal(422, field, value, "is not a rating", "send 0 (of no use) to 1 (just right)")
     return repr(float(value))
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _text(value: Any, field: str) -> str:

@@ -13,17 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cluster.config import Serve
-from cluster.errors import TrimtabError
 from ladder.bundle import KEPT, Bundle
 from serve.ladder import Ladder
 from tasks.task import Files, Task, load_task
 
 # Sections that say nothing about how a request becomes a row.
 _NOT_READ = {"serve", "train", "tune", "ladder", "adapt", "retrain", "gate", "rollout", "alerts", "kubernetes"}
-
-
-class NotFiniteError(TrimtabError):
-    """A version's outputs are NaN or infinity: JSON has no word for them, and no client a use."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster.errors import RequestError
+from cluster.errors import RequestError, TrimtabError
 from serve.ladder import Ladder
 
 _BOUNDS = "x-request-timeout-seconds, serve.objective.latency_ms or serve.request_timeout"
 RATE_S = 0.5  # over which the rate of arrivals is averaged
+
+
+class NotFiniteError(TrimtabError):
+    """A version's outputs are NaN or infinity: JSON has no word for them, and no client a use."""
 
 
 class Batched(NamedTuple):

@@ -27,7 +27,7 @@ from serve.adapt.errands import RayErrands
 from serve.adapt.keeper import KEEP_EVERY_S, Keeper, Seen
 from serve.adapt.loop import Loop
 from serve.adapt.mailbox import place, reach
-from serve.adapt.post import Post
+from serve.adapt.post import WORDS_S, Post
 from serve.adapt.sentinel import LOOK_EVERY_S, Sentinel
 
 RETRY_S = 1.0
@@ -97,7 +97,12 @@ class Actor:
         rounds.start("keeper", KEEP_EVERY_S, keep, ended)
         rounds.start("clerk", ATTEND_EVERY_S, clerk.look, ended)
         if post is not None:
-            Thread(target=post.run, args=(ended, lambda: _most_bytes(actuator)), name="post", daemon=True).start()
+
+            def carry() -> None:
+                if not post.round(_most_bytes(actuator)):  # another actor has taken over
+                    ended.set()
+
+            rounds.start("post", WORDS_S, carry, ended)
 
     def _taken_over(self, folder: Path, log: logging.Logger) -> Post | None:
         """What brings words from a store that is no folder, once this is the only actor that is at work."""

@@ -13,7 +13,7 @@ from serve.adapt.bounds import Bounds
 from serve.adapt.candidacy import told
 from serve.adapt.capacity import allowed, rows_per_s
 from serve.adapt.journal import STATE, Entry
-from serve.adapt.policy import CAUTION, GROW_ABOVE
+from serve.adapt.policy import CAUTION, GROW_ABOVE, field
 from serve.adapt.proposals import REPLICAS, Outcome, Verdict, worded
 from serve.adapt.replay import COMMAND, NOTE, TICK, Mind, recover
 from serve.adapt.signals import RungSeen, Snapshot
@@ -202,8 +202,8 @@ def _outcomes(entries: Sequence[Entry]) -> list[Outcome]:
 
 def _carries(rung: RungSeen, bounds: Bounds, snapshot: Snapshot) -> float:
     holds = snapshot.envelope or {}
-    max_batch, caution = int(holds.get("max_batch") or bounds.max_batch), float(holds.get("caution", CAUTION))
-    return rows_per_s(rung, bounds, max_batch, caution, int(holds.get("concurrency") or bounds.concurrency))
+    max_batch, caution = int(field(holds, "max_batch", bounds.max_batch)), field(holds, "caution", CAUTION)
+    return rows_per_s(rung, bounds, max_batch, caution, int(field(holds, "concurrency", bounds.concurrency)))
 
 
 def _clock(at: float) -> str:

@@ -177,10 +177,8 @@ def _out_of_bounds(proposal: Proposal, guard: Guard, bounds: Bounds) -> str:
     changes = proposal.changes
     if unknown := [name for name in changes if name not in FIELDS]:
         return f"{unknown[0]} is no field that can be changed; known are {', '.join(FIELDS)}"
-    if REPLICAS in changes and changes[REPLICAS] is None:
-        return f"{REPLICAS} needs a whole number"
     for name, value in changes.items():
-        if value is not None and (reason := _bad(name, value, guard, bounds)):
+        if (value is not None or name == REPLICAS) and (reason := _bad(name, value, guard, bounds)):
             return reason
     threads, concurrency = changes.get("threads"), changes.get("concurrency")
     if threads and concurrency and threads * concurrency > bounds.cores:

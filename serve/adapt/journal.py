@@ -120,22 +120,17 @@ def read(path: Path) -> Reading:
 
 def read_last(folder: Path) -> Reading:
     """From the last `state` entry on: what a restarted actor needs. Empty where there is none. Raises OSError."""
+    return since_state(map(read, reversed(files(folder))))
+
+
+def since_state(parts: Iterable[Reading]) -> Reading:
+    """From the last `state` on, of parts that come newest first: no more of them are taken than that needs."""
     later = Reading()
-    for file in reversed(files(folder)):
-        reading = Reading()
-        _read_into(reading, file)
-        reading.entries += later.entries
-        reading.problems += later.problems
-        if (found := since_state(reading)) is not None:
-            return found
-        later = reading
+    for part in parts:
+        later = Reading(part.entries + later.entries, part.problems + later.problems)
+        if states := [i for i, entry in enumerate(later.entries) if entry["kind"] == STATE]:
+            return Reading(later.entries[states[-1] :], later.problems)
     return Reading([], later.problems)
-
-
-def since_state(reading: Reading) -> Reading | None:
-    """What was read, from its last `state` on; None without one."""
-    states = [i for i, entry in enumerate(reading.entries) if entry["kind"] == STATE]
-    return Reading(reading.entries[states[-1] :], reading.problems) if states else None
 
 
 def read_lines(reading: Reading, name: str, lines: Iterable[bytes]) -> None:

@@ -10,7 +10,7 @@ Pure: all it knows is in its arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,21 +100,27 @@ def decide(snapshot: Snapshot, state: State, now: float) -> tuple[list[Proposal]
 
 def _view(snapshot: Snapshot, state: State, rungs: tuple[RungSeen, ...]) -> View:
     holds, bounds = snapshot.envelope or {}, state.bounds
-    wait_s, caution, admit, variants = (holds.get(name) for name in ("max_wait_s", "caution", "admit", "variants"))
+    variants = holds.get("variants")
     return View(
         snapshot,
         state,
         bounds,
         rungs,
-        max_batch=int(holds.get("max_batch") or bounds.max_batch),
-        caution=CAUTION if caution is None else float(caution),
-        threads=int(holds.get("threads") or bounds.threads),
-        concurrency=int(holds.get("concurrency") or bounds.concurrency),
-        admit=1.0 if admit is None else float(admit),
-        max_wait_s=bounds.max_wait_s if wait_s is None else float(wait_s),
-        least_accuracy=float(holds.get("least_accuracy") or 0.0),
+        max_batch=int(field(holds, "max_batch", bounds.max_batch)),
+        caution=float(field(holds, "caution", CAUTION)),
+        threads=int(field(holds, "threads", bounds.threads)),
+        concurrency=int(field(holds, "concurrency", bounds.concurrency)),
+        admit=float(field(holds, "admit", 1.0)),
+        max_wait_s=float(field(holds, "max_wait_s", bounds.max_wait_s)),
+        least_accuracy=float(field(holds, "least_accuracy", 0.0)),
         variants=None if variants is None else tuple(variants),
     )
+
+
+def field(envelope: Mapping[str, Any], name: str, default: float) -> float:
+    """What an envelope says; one that is missing or None is as the experiment has it."""
+    value: float | None = envelope.get(name)
+    return default if value is None else value
 
 
 def _conditions(view: View) -> dict[str, bool]:

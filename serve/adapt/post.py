@@ -11,13 +11,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import logging
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from threading import Event
 
 from cluster.files import write_whole
 from cluster.store import Store
@@ -82,18 +80,6 @@ class Post:
             if newest != seen:
                 seen, since = newest, time.monotonic()
             self._pause(LOOK_S)
-
-    def run(self, ended: Event, most_bytes: Callable[[], int]) -> None:
-        """Until `ended`, which is set where another actor has taken over."""
-        said = ""
-        while not ended.wait(WORDS_S):
-            try:
-                if not self.round(most_bytes()):
-                    ended.set()
-            except Exception as error:  # the next round does what this one did not
-                if str(error) != said:
-                    logging.getLogger(__name__).warning("words and record wait for the store: %s", error)
-                said = str(error)
 
     def round(self, most_bytes: int) -> bool:
         """One look; False where another actor has taken over. Raises StoreError, OSError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterator
 
 from cluster.store import Store
 from serve.adapt import mailbox
@@ -68,16 +69,16 @@ def whole(store: Store, path: str) -> Reading:
 
 
 def _last(store: Store, path: str) -> tuple[bytes, Reading]:
-    later, lines = Reading(), b""
-    for name in reversed(segments(store, path)[-MOST_BACK:]):
-        reading = Reading()
-        lines = _unpacked(store, f"{path}/{name}", reading) + lines
-        reading.entries += later.entries
-        reading.problems += later.problems
-        if (found := since_state(reading)) is not None:
-            return lines, found
-        later = reading
-    return lines, Reading([], later.problems)
+    lines: list[bytes] = []  # newest first
+
+    def parts() -> Iterator[Reading]:
+        for name in reversed(segments(store, path)[-MOST_BACK:]):
+            reading = Reading()
+            lines.append(_unpacked(store, f"{path}/{name}", reading))
+            yield reading
+
+    found = since_state(parts())
+    return b"".join(reversed(lines)), found
 
 
 def _unpacked(store: Store, path: str, reading: Reading) -> bytes:

@@ -20,7 +20,7 @@ from ladder.latency import Latency
 from serve.batcher import Batcher
 from serve.ladder import Ladder
 from serve.limits import Limits
-from serve.queues import Batched
+from serve.queues import Batched, NotFiniteError
 
 FAR = 60.0
 
@@ -241,6 +241,8 @@ def test_queueing_and_computing_are_timed_apart(double: Doubler) -> None:
         double.gate.clear()
         first = batcher.submit(only(double), rows(1), soon())
         second = batcher.submit(only(double), rows(2), soon())
+        while not batcher.forward_s:  # its thread may begin late, when garbage is collected for example
+            await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)
         double.gate.set()
         answers = await asyncio.gather(first, second)
@@ -561,6 +563,30 @@ def test_a_pass_that_gives_too_few_rows_is_an_error() -> None:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.batcher.INLINE_S", 0.0003)
+
+
+def test_of_a_batch_only_the_request_whose_outputs_are_not_finite_fails(double: Doubler) -> None:
+    batcher = Batcher()
+
+    async def three() -> list[BaseException | Batched]:
+        double.gate.clear()
+        held_up = batcher.submit(only(double), rows(0), soon())  # so that the others become one batch
+        await asyncio.sleep(0.01)
+        asked = [batcher.submit(only(double), rows(value), soon()) for value in (1.0, float("inf"), 3.0)]
+        double.gate.set()
+        await held_up
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        batcher.close()
+        return list(answers)
+
+    first, second, third = asyncio.run(three())
+
+    assert isinstance(first, Batched)
+    assert isinstance(third, Batched)
+    assert (first.outputs.item(), third.outputs.item()) == (2.0, 6.0)
+    assert isinstance(second, NotFiniteError)
+    assert double.sizes == [1, 3]
+    assert (batcher.counters.answered_requests, batcher.counters.failed) == (3, 1)
 
 
 @pytest.mark.usefixtures("inline")

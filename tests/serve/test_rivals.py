@@ -21,7 +21,8 @@ from ladder.latency import Latency
 from serve.core import Core
 from serve.envelope import Candidate, LiveEnvelope
 from serve.ladder import Ladder
-from serve.model import Answer, Model, NotFiniteError, Read
+from serve.model import Answer, Model, Read
+from serve.queues import NotFiniteError
 
 DARK = np.zeros((1, 4, 6, 1), np.uint8)
 Forward = Callable[[np.ndarray], np.ndarray]

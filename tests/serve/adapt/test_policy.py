@@ -194,6 +194,12 @@ def test_a_situation_is_answered_with(
         ),
         pytest.param("workers", seen(), remembered(utilisation=0.9), id="workers: one core leaves no choice"),
         pytest.param("replicas", seen(), remembered(40.0), id="replicas: as many as are needed"),
+        pytest.param(
+            "caution",
+            seen(envelope=dict.fromkeys(("max_batch", "caution", "admit", "least_accuracy", "threads"))),
+            remembered(),
+            id="caution: what is set to nothing is as the experiment has it",
+        ),
         pytest.param("replicas", seen(), remembered(5000.0, since={}), id="replicas: not for a moment's load"),
         pytest.param(
             "replicas",
