@@ -179,7 +179,7 @@ def test_an_optimiser_that_goes_on_takes_the_step_the_other_would_have_taken() -
 
 
 RANK = """
-import json, sys, torch
+import json, os, sys, torch
 from datetime import timedelta
 from torch import distributed
 from torch.nn import functional
@@ -227,6 +227,8 @@ print(json.dumps({
     "agree": [ranks.agree(True), ranks.agree(rank == 0)], "waited": watch.seconds["sync"],
 }))
 distributed.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)  # a thread of gloo that still wants Python while it ends would abort the process
 """
 
 
