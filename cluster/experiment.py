@@ -10,18 +10,28 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cluster.config import FORMS, Experiment, Retrain
+from cluster.config import FORMS, Experiment
 from cluster.errors import ConfigError
 
+PATHS = (
+    "data.source.path",
+    "data.source.test_path",
+    "data.source.items",
+    "model.weights",
+    "answers.templates",
+    "answers.documents",
+    "retrain.triggers.data.path",
+)  # settings that name files or folders
 MOST_NAME = 60  # characters of a key in a sentence
+_Model = TypeVar("_Model", bound=BaseModel)
 ENVIRONMENT = "TRIMTAB_EXPERIMENT"  # a job gets its experiment as JSON in this variable: no file to ship
 ASKED_AT = "TRIMTAB_ASKED_AT"  # seconds since 1970 when somebody asked for the step that a job does
 
@@ -35,25 +45,22 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     Raises:
         ConfigError: unreadable file, bad YAML, unknown key, wrong type or unit, fields that disagree.
     """
-    experiment = parse(_read(str(path)), overrides)
-    source = experiment.data.source
-    paths = {name: value for name, value in source if name in ("path", "test_path") and value and "://" not in value}
-    absolute = {name: str(Path(value).expanduser().absolute()) for name, value in paths.items()}
-    data = experiment.data.model_copy(update={"source": source.model_copy(update=absolute)})
-    model = experiment.model
-    if model.weights and "://" not in model.weights:
-        model = model.model_copy(update={"weights": str(Path(model.weights).expanduser().absolute())})
-    found = experiment.model_copy(update={"data": data, "model": model, "retrain": _watching(experiment.retrain)})
+    found = parse(_read(str(path)), overrides)
+    for dotted in PATHS:
+        found = _absolute(found, dotted.split("."))
     return found if str(path) == "-" else found.lying_in(str(Path(path).expanduser().absolute().parent))
 
 
-def _watching(retrain: Retrain) -> Retrain:
-    """With the path that is watched for new files made absolute: an actor elsewhere watches it."""
-    trigger = retrain.triggers.data
-    if trigger is None or "://" in trigger.path:
-        return retrain
-    absolute = trigger.model_copy(update={"path": str(Path(trigger.path).expanduser().absolute())})
-    return retrain.model_copy(update={"triggers": retrain.triggers.model_copy(update={"data": absolute})})
+def _absolute(model: _Model, names: Sequence[str]) -> _Model:
+    """With the path under `names` made absolute, where there is one and it is no URI."""
+    value = getattr(model, names[0], None)
+    if isinstance(value, BaseModel):
+        value = _absolute(value, names[1:])
+    elif isinstance(value, str) and value and "://" not in value:
+        value = str(Path(value).expanduser().absolute())
+    else:
+        return model
+    return model.model_copy(update={names[0]: value})
 
 
 def parse(tree: object, overrides: Iterable[str] = ()) -> Experiment:

@@ -16,6 +16,9 @@ from jobs import sources
 from tasks import weights
 from tasks.task import code_version, load_task
 
+# Of a training's settings, those that say how it goes on and not what comes of it.
+NOT_IN_THE_RESULT = {"max_failures", "keep_checkpoints", "checkpoint_every", "collective_timeout", "wait"}
+
 # Modules whose code decides a step's result; tests/jobs/test_keys.py keeps the lists whole.
 PREPROCESS_CODE = (
     "jobs.preprocess",
@@ -90,8 +93,8 @@ def of(experiment: Experiment) -> Keys:
     code = {part: code_version(experiment, *modules) for part, modules in _CODE.items()}
     text = experiment.text.max_tokens, experiment.text.max_chars, experiment.answers.out_of_scope_label
     layers = experiment.text.layers if experiment.task == "recommend" else None  # its texts are read there
-    data = experiment.data, text, layers, experiment.seed, experiment.task, sources.fingerprint(experiment)
-    dataset = fingerprint(*data, code["dataset"])
+    own = experiment.seed, experiment.task, experiment.settings
+    dataset = fingerprint(experiment.data, text, layers, *own, sources.fingerprint(experiment), code["dataset"])
     run = _run(experiment, dataset, code["run"])
     search = _search(experiment, run)
     run = fingerprint(run, search) if search else run
@@ -106,9 +109,11 @@ def of_retraining(experiment: Experiment, dataset: str, stable: str) -> Keys:
 
 
 def _run(experiment: Experiment, dataset: str, code: str) -> str:
-    sections = experiment.train, experiment.model, experiment.text, experiment.recommend
-    own = *sections, weights.fingerprint(experiment.model)
-    return fingerprint(*own, experiment.seed, experiment.task, dataset, code)
+    recipe = experiment.train.model_dump(mode="json", exclude=NOT_IN_THE_RESULT)
+    sections = recipe, experiment.model, experiment.text, experiment.recommend, experiment.settings
+    return fingerprint(
+        *sections, weights.fingerprint(experiment.model), experiment.seed, experiment.task, dataset, code
+    )
 
 
 def _bundle(experiment: Experiment, run: str, code: str) -> str:

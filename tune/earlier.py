@@ -1,7 +1,7 @@
 """What earlier searches of the same experiment found out, as far as it holds for this one.
 
-A trial counts when it trained the same rows with the very settings that this search would use at some point of its
-space; then it need not run again. Knows published searches, not how one runs.
+A trial counts when the same code trained it on the same rows with the very settings that this search would use at some
+point of its space; then it need not run again. Knows published searches, not how one runs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from cluster.config import Experiment
 from cluster.errors import ConfigError
 from cluster.experiment import parse
 from cluster.store import Store
+from jobs.keys import TRAIN_CODE
+from tasks.task import code_version
 from tune.space import Space, applied
 from tune.trials import Trial
 
 TABLE = "trials"
+DECIDE = ("task", "model", "text", "recommend", "settings", "train")  # what a training reads beside its rows
 
 
 def trials(store: Store, experiment: Experiment, dataset: str, space: Space) -> list[Trial]:
@@ -30,10 +33,13 @@ def trials(store: Store, experiment: Experiment, dataset: str, space: Space) -> 
     """
     assert experiment.tune is not None
     found: dict[str, Trial] = {}
+    code = code_version(experiment, *TRAIN_CODE)
     for key in store.keys("searches"):
         manifest = store.manifest("searches", key)
         before = parse(manifest["experiment"])
         if before.name != experiment.name or manifest["dataset"] != dataset or before.tune is None:
+            continue
+        if manifest.get("code") != code:
             continue
         if before.tune.algorithm == "pbt" or before.tune.metric != experiment.tune.metric:
             continue
@@ -70,5 +76,5 @@ def _here(trial: Trial, before: Experiment, experiment: Experiment, space: Space
     if not space.holds(point):
         return None
     now = applied(experiment, point, workers=experiment.tune.workers)
-    same = now.train == then.train and now.model == then.model and now.task == then.task
+    same = all(getattr(now, name) == getattr(then, name) for name in DECIDE)
     return point if same and (trial.latency_ms is not None or not experiment.tune.latency) else None

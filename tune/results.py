@@ -21,6 +21,8 @@ from cluster.errors import TrimtabError
 from cluster.store import Store
 from jobs import checkpoint
 from jobs.checkpoint import Course
+from jobs.keys import TRAIN_CODE
+from tasks.task import code_version
 from tune.earlier import TABLE
 from tune.picture import parallel_coordinates
 from tune.space import Space, settings
@@ -87,6 +89,7 @@ def publish(found: Found, store: Store, key: str, mlflow_run: str | None) -> dic
             {
                 "experiment": found.experiment.model_dump(mode="json"),
                 "dataset": found.dataset,
+                "code": code_version(found.experiment, *TRAIN_CODE),
                 "metric": section.metric,
                 "best": best.to_json(),
                 "why": why,

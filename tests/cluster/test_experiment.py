@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from cluster import experiment as experiments
 from cluster.config import ParquetSource
 from cluster.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parents[2]
 DIGITS = {"name": "digits", "data": {"source": {"kind": "digits"}}}
 
 
@@ -129,3 +131,26 @@ def test_paths_are_absolute_once_loaded_but_uris_stay(tmp_path: Path, monkeypatc
 
     assert isinstance(source, ParquetSource)
     assert (source.path, source.test_path) == (str(tmp_path / "rows"), "s3://bucket/rows")
+
+
+SHIPPED = [*(ROOT / "experiments").glob("*.yaml"), ROOT / "experiments/own_task/diabetes.yaml"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_shipped_experiment_names_a_file_where_its_job_would_not_find_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+
+    loaded = experiments.load(path).model_dump(mode="json")
+
+    paths = [text for text in _texts(loaded) if text.startswith(("data/", "experiments/", "my-"))]
+    assert paths == []
+
+
+def _texts(tree: object) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            yield from _texts(value)

@@ -210,18 +210,23 @@ def test_the_best_settings_are_trained_on_all_rows_and_the_run_says_where_they_a
     assert tags["mlflow.parentRunId"] == shared.manifest("searches", "searched")["mlflow_run"]
 
 
-def test_a_search_begins_with_what_an_earlier_one_of_the_same_settings_found(shared: Store, searched: Any) -> None:
+def test_a_search_begins_with_what_an_earlier_one_of_the_same_settings_found(
+    shared: Store, searched: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, made = searched
     tree = json.loads(made.model_dump_json())
     more = parse({**tree, "tune": {**tree["tune"], "trials": 9}})
-    other = parse({**tree, "train": {**tree["train"], "weight_decay": 0.5}})
+    changes = ({"train": {**tree["train"], "weight_decay": 0.5}}, {"text": {"layers": 2}}, {"settings": {"depth": 2}})
+    others = [parse({**tree, **change}) for change in changes]
 
     known = earlier.trials(shared, more, "digits", space_of(more))
 
     assert {trial.search for trial in known} == {"searched"}
     assert len(known) == 4
-    assert earlier.trials(shared, other, "digits", space_of(other)) == []
+    assert [earlier.trials(shared, other, "digits", space_of(other)) for other in others] == [[], [], []]
     assert earlier.trials(shared, more, "another", space_of(more)) == []
+    monkeypatch.setattr(earlier, "code_version", lambda *_: "of code that trains otherwise")
+    assert earlier.trials(shared, more, "digits", space_of(more)) == []
 
 
 def test_a_search_whose_driver_was_killed_goes_on_with_the_trials_it_had(shared: Store, ray_cluster: Session) -> None:
