@@ -59,11 +59,14 @@ def submit(
     submission_id: str,
     env: dict[str, str] | None = None,
     metadata: dict[str, str] | None = None,
+    setup: str = "",
 ) -> str:
     """Order `entrypoint` (a shell command) and return its id without waiting for it to start.
 
     `submission_id` has letters, digits, `.`, `_` and `-`: Ray makes a file's name of it, and a job with a
     slash in its id would wait for ever.
+
+    `setup` names a function without arguments (`module.function`) that each worker of the job calls when it starts.
 
     A job of this id that has not ended is re-joined: nothing is started. One that has ended keeps its id
     and its log, and the new job gets the next free of `<id>-2`, `<id>-3`, ...
@@ -74,7 +77,8 @@ def submit(
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", submission_id):
         raise ValueError(f"{submission_id!r} cannot be a job's id")
-    order = {"entrypoint": entrypoint, "metadata": metadata or {}, "runtime_env": {"env_vars": env or {}}}
+    runtime_env = {"env_vars": env or {}, **({"worker_process_setup_hook": setup} if setup else {})}
+    order = {"entrypoint": entrypoint, "metadata": metadata or {}, "runtime_env": runtime_env}
     number, used = 1, submission_id
     while True:
         try:

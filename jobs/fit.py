@@ -16,7 +16,6 @@ from cluster.errors import TrimtabError
 from cluster.store import FULL, Store, not_writable
 from jobs import checkpoint
 from jobs.follower import Board
-from jobs.warm import AT_FIRST, Beginning
 from tasks.dataset import Dataset
 
 MEMORY_SHARE = 0.25  # of what is free, for the rows of all workers together
@@ -63,7 +62,7 @@ def new_trainer(
     needed: dict[str, Any],
     callbacks: Sequence[Any] = (),
     asked_at: float | None = None,
-    beginning: Beginning = AT_FIRST,
+    start: str = "",
 ) -> Any:
     """Ray Train's trainer, not started; `needed` is what `resources` says, `callbacks` are told of each epoch.
 
@@ -80,7 +79,7 @@ def new_trainer(
         dataset = dataset.learning_from_validation()
     return TorchTrainer(
         loop,
-        train_loop_config={"work": Work(experiment, store, dataset.key, stream, board, asked_at, beginning)},
+        train_loop_config={"work": Work(experiment, store, dataset.key, stream, board, asked_at, start)},
         torch_config=notice.Config(timeout_s=max(1, round(recipe.collective_timeout))),
         scaling_config=ScalingConfig(
             num_workers=recipe.workers if isinstance(recipe.workers, int) else (recipe.min_workers, recipe.max_workers),

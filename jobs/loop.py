@@ -34,7 +34,7 @@ from jobs.pace import Leg, Position, Stopwatch, straggler
 from jobs.precision import uses_bf16
 from jobs.ranks import Ranks
 from jobs.schedule import rates
-from jobs.warm import AT_FIRST, Beginning, begin, give_way
+from jobs.warm import begin
 from tasks.dataset import Dataset, read_dataset
 from tasks.task import load_task, trimmed
 
@@ -49,7 +49,7 @@ class Work:
     stream: bool  # rows come through Ray Data because they do not fit in memory
     board: Any  # handle of the actor that shows the driver how far rank 0 is
     asked_at: float | None = None  # seconds since 1970 when somebody asked for this training
-    beginning: Beginning = AT_FIRST
+    start: str = ""  # key of the version whose weights it begins with; without one it begins anew
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,6 @@ def loop(config: dict[str, Work]) -> dict[str, Any]:
     A loss that is not finite and a store that is full are returned, not raised: raised, they would be retried like a
     crash and come again.
     """
-    give_way(config["work"].beginning.niceness)
     return asdict(run_epochs(Trainer(config["work"])))
 
 
@@ -115,8 +114,8 @@ class Trainer:
             body, network = frozen
             self.feed.put_through(body.to(self.device), uses_bf16(self.recipe.precision, self.device))
         self._is_whole = frozen is None  # else rows are what the body has said
-        if work.beginning.bundle:
-            begin(network, work.store, work.beginning.bundle)
+        if work.start:
+            begin(network, work.store, work.start)
         model = self._wrapped(network)
         self.network: torch.nn.Module = getattr(model, "module", model)  # without DDP's wrapper
         groups = self.task.parameter_groups(self.network, self.recipe)

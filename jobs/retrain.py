@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import history, orders, served
 from cluster.config import Experiment
-from cluster.errors import DataError, NotFoundError, TrimtabError
+from cluster.errors import DataError, NotFoundError, StoppedError, TrimtabError
 from cluster.experiment import fingerprint
 from cluster.orders import Order, Result
 from cluster.progress import Progress
@@ -23,7 +23,7 @@ from cluster.registry import STABLE, Registry
 from cluster.store import Store
 from jobs import evaluate, gate, keys, labelled, relearn, train
 from jobs.keys import Keys
-from jobs.warm import Beginning, give_way
+from jobs.warm import give_way
 from ladder.bundle import Bundle, read_bundle
 from ladder.gate import reasons
 from tasks.dataset import Dataset, read_dataset
@@ -32,7 +32,6 @@ from tasks.task import Encoding
 if TYPE_CHECKING:
     from jobs.command import Context
 
-NICENESS = 15  # beside a busy replica a thirtieth of a core
 STEPS = 2  # of which this module says how far they are; training and evaluation say so themselves
 
 
@@ -42,7 +41,7 @@ def body(context: Context) -> dict[str, Any]:
 
     import torch
 
-    give_way(NICENESS)
+    give_way()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     order = find(context.store, context.experiment.name, context.order)
     return run(context.experiment, context.store, context.registry, order, context.progress)
@@ -60,7 +59,7 @@ def run(experiment: Experiment, store: Store, registry: Registry, order: Order, 
     """Do what was ordered, or the rest of it; returns figures for a person.
 
     Raises TrimtabError, which is the order's result then, as each step raises it: there is no stable version, the data
-    cannot be read, the training went wrong.
+    cannot be read, the training went wrong; StoppedError, which leaves the order as it is, when it was told to end.
     """
     work = Retraining(experiment, store, registry, order, progress)
     failure: TrimtabError | None = None
@@ -68,6 +67,8 @@ def run(experiment: Experiment, store: Store, registry: Registry, order: Order, 
     if result is None:
         try:
             result = work.done()
+        except StoppedError:
+            raise  # the order stands: its next job goes on from what was kept
         except TrimtabError as error:
             failure, result = error, Result("failed", time.time(), str(error))
         orders.finish(store, order, result)
@@ -95,7 +96,7 @@ class Retraining:
         recipe = self._recipe(stable.experiment)
         start = stable.key if self.experiment.retrain.warm_start else ""
         made = keys.of_retraining(recipe, dataset.key, start)
-        self.train(recipe, dataset, made.run, Beginning(start, NICENESS))
+        self.train(recipe, dataset, made.run, start)
         version = self.evaluate(recipe, dataset, made)
         return self.judge(stable, dataset, made.bundle, version)
 
@@ -136,7 +137,7 @@ class Retraining:
             relearn.publish(self.store, key, base, found, {**lineage, "stable_version": stable.version})
         return read_dataset(self.store, key)
 
-    def train(self, recipe: Experiment, dataset: Dataset, key: str, beginning: Beginning) -> None:
+    def train(self, recipe: Experiment, dataset: Dataset, key: str, start: str) -> None:
         train.run(
             recipe,
             self.store,
@@ -145,7 +146,7 @@ class Retraining:
             Progress("train"),
             self.registry,
             inline=True,
-            beginning=beginning,
+            start=start,
         )
 
     def evaluate(self, recipe: Experiment, dataset: Dataset, made: Keys) -> int:

@@ -23,7 +23,7 @@ from cluster.store import Store
 from jobs import checkpoint, fit, room
 from jobs.checkpoint import Course
 from jobs.follower import Follower, RunLog
-from jobs.warm import AT_FIRST, Beginning
+from jobs.keys import NOT_IN_THE_RESULT
 from tasks.dataset import Dataset, read_dataset
 from tasks.task import load_task
 
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 TRIED_ROWS = 64  # by a task of one's own before any worker starts
 # Of a training's settings, those with which a checkpoint goes on as well as with those that it was made with.
-FREE_SETTINGS = {
-    "workers", "max_failures", "keep_checkpoints", "collective_timeout", "device", "checkpoint_every", "wait"
-}  # fmt: skip
+FREE_SETTINGS = NOT_IN_THE_RESULT | {"workers", "device"}
 
 
 def body(context: Context) -> dict[str, Any]:
@@ -56,7 +54,7 @@ def run(
     *,
     inline: bool = False,
     asked_at: float | None = None,
-    beginning: Beginning = AT_FIRST,
+    start: str = "",
 ) -> dict[str, Any]:
     """Train and publish `runs/<key>`; returns its figures. Does nothing but that when it is published already.
 
@@ -85,8 +83,8 @@ def run(
 
     def fitted(follower: Follower) -> tuple[Course, str]:
         if inline and experiment.train.workers == 1 and not fit.must_stream(dataset, 1, max_memory_bytes):
-            return _fit_here(experiment, store, dataset, key, follower, asked_at, beginning)
-        return _fit(experiment, store, dataset, key, follower, max_memory_bytes, asked_at, beginning)
+            return _fit_here(experiment, store, dataset, key, follower, asked_at, start)
+        return _fit(experiment, store, dataset, key, follower, max_memory_bytes, asked_at, start)
 
     figures = _recorded(experiment, store, dataset, key, progress, registry, origin, fitted)
     checkpoint.discard(store, key)
@@ -165,7 +163,7 @@ def _fit(
     follower: Follower,
     max_bytes: int | None,
     asked_at: float | None = None,
-    beginning: Beginning = AT_FIRST,
+    start: str = "",
 ) -> tuple[Course, str]:
     """Run Ray Train to its end; the course of the last checkpoint, and whether rows came by `memory` or `stream`."""
     import ray
@@ -176,7 +174,7 @@ def _fit(
     with notice.calls(lambda: _recall(follower, store, key)):
         needed = room.wait(experiment, follower.progress, ray.cluster_resources, ray.available_resources)
         board = fit.board()
-        more = {"stream": stream, "board": board, "needed": needed, "asked_at": asked_at, "beginning": beginning}
+        more = {"stream": stream, "board": board, "needed": needed, "asked_at": asked_at, "start": start}
         try:
             with follower.watch(board):
                 result = fit.to_end(
@@ -216,13 +214,13 @@ def _fit_here(
     key: str,
     follower: Follower,
     asked_at: float | None,
-    beginning: Beginning,
+    start: str,
 ) -> tuple[Course, str]:
     """The same in this process, as the only rank."""
     from jobs import alone, notice
     from jobs.loop import Work
 
-    work = Work(experiment, store, dataset.key, stream=False, board=None, asked_at=asked_at, beginning=beginning)
+    work = Work(experiment, store, dataset.key, stream=False, board=None, asked_at=asked_at, start=start)
     with notice.calls(lambda: _recall(follower, store, key)):
         course, ending = alone.train(work, key, follower)
     if ending.failure:

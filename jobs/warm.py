@@ -5,23 +5,16 @@ Knows weights by their names and shapes, not what they were trained on.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.store import Store
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class Beginning:
-    bundle: str = ""  # key of the version whose weights a training begins with; without one it begins anew
-    niceness: int = 0  # of the workers, from 0 to 19: the more, the less of a busy processor they get
-
-
-AT_FIRST = Beginning()
 
 
 def begin(network: torch.nn.Module, store: Store, bundle: str) -> int:
@@ -39,7 +32,15 @@ def begin(network: torch.nn.Module, store: Store, bundle: str) -> int:
     return len(fitting)
 
 
-def give_way(niceness: int) -> None:
-    """Let this process have the processor after others; it never gets less nice again."""
-    if niceness > os.getpriority(os.PRIO_PROCESS, 0):
-        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+def give_way() -> None:
+    """Let this process have a processor only where nothing else wants it, and with it whatever it starts from now on.
+
+    On Linux by the scheduling class for that (SCHED_IDLE): a process of niceness 19 still gets in the way of one that
+    wakes for each request, this one leaves at once. Elsewhere by niceness.
+    """
+    if sys.platform != "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+        return
+    for thread in Path("/proc/self/task").iterdir():  # those that numeric libraries have begun too
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))

@@ -14,6 +14,7 @@ from cluster.store import Store
 from cluster.submit import Job
 
 ENTRYPOINT = "python -m jobs.retrain - --order {order}"
+SETUP = "jobs.warm.give_way"  # in the job's workers too, Ray Data's and Ray Train's alike
 MOST_TRIES = 2
 MOST_WORDS = 300  # characters of what a job said last
 
@@ -60,6 +61,7 @@ class RayErrands:
                 experiments.ASKED_AT: str(order.at),
             },
             metadata={"step": "retrain", "key": order.id},
+            setup=SETUP,
         )
 
     def stop(self, job: Job) -> None:

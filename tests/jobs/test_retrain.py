@@ -138,8 +138,9 @@ retrain.run(Experiment.model_validate_json(order.experiment), store, Registry.op
 """
 
 
-def test_a_job_killed_in_the_middle_of_its_training_goes_on_there(
-    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_a_job_that_ends_in_the_middle_of_its_training_goes_on_there(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, by: signal.Signals
 ) -> None:
     longer = {"retrain": {**endpoint.experiment.retrain.model_dump(mode="json"), "epochs": 20}}
     tree = endpoint.experiment.model_dump(mode="json")
@@ -148,12 +149,14 @@ def test_a_job_killed_in_the_middle_of_its_training_goes_on_there(
     ordered, store = order(endpoint), endpoint.store
     assert store.local is not None
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen([sys.executable, "-c", CHILD, store.uri, ordered.id], env=environment)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, store.uri, ordered.id], env=environment, stderr=subprocess.DEVNULL
+    )
     try:
         while child.poll() is None and not list(store.local.glob(f"checkpoints/*/{checkpoint.INLINE}")):
             time.sleep(0.02)
     finally:
-        child.send_signal(signal.SIGKILL)
+        child.send_signal(by)
         child.wait()
     assert orders.result_of(store, ordered) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from serve.adapt.mailbox import Mailbox
 
 JOB = """
 import json, os, pathlib, signal, sys, time
+import ray
 from cluster import experiment, orders
 from cluster.store import Store
 name, tried = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -30,7 +32,10 @@ if not tried.exists():
     print("the first try ends here", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 order = orders.order_of(store, made.name, name)
-orders.finish(store, order, orders.Result("passed", time.time(), os.environ["TRIMTAB_CODE"], "c" * 16, 2))
+ray.init(logging_level="ERROR")
+worker = ray.get(ray.remote(num_cpus=0)(lambda: os.sched_getscheduler(0)).remote())
+words = f"{os.environ['TRIMTAB_CODE']}, workers in class {worker}"
+orders.finish(store, order, orders.Result("passed", time.time(), words, "c" * 16, 2))
 """
 
 
@@ -63,7 +68,7 @@ def test_an_order_becomes_a_job_that_is_tried_once_more_and_one_that_takes_too_l
     impatient = parse({**experiment.model_dump(mode="json"), "retrain": {"most": "1s"}})
     stopped = _until(lambda: orders.result_of(store, slow), keeper, Seen("b" * 16, 1, impatient))
 
-    assert (result.fate, result.words) == ("passed", "of one's own")
+    assert (result.fate, result.words) == ("passed", f"of one's own, workers in class {os.SCHED_IDLE}")
     assert [job.submission_id for job in errands.tries(first)] == [first.job_id, f"{first.job_id}-2"]
     assert any(text.startswith("the retraining person-1 died and is tried once more: ") for text in words)
     assert "the first try ends here" in submit.logs(cluster, first.job_id)
