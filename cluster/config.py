@@ -79,6 +79,12 @@ def _augmentations(value: str) -> tuple[str, ...]:
     return tuple(steps)
 
 
+def _gpus(number: float) -> float:
+    if number > 1.0 and not number.is_integer():
+        raise ValueError(f"{number:g} GPUs are no whole number; give 1, 2, ... or a fraction of one")
+    return number
+
+
 def _augment(value: str) -> str:
     _augmentations(value)
     return value
@@ -536,6 +542,8 @@ class Serve(Section):
     objective: Objective = Objective()
     cpus_per_replica: Annotated[float, Field(gt=0.0, le=64.0)] = 0.1
     """CPUs Ray reserves for each replica."""
+    gpus_per_replica: Annotated[float, Field(ge=0.0, le=16.0), AfterValidator(_gpus)] = 0.0
+    """GPUs Ray reserves for each, fractions of one too: PyTorch then runs the trained network there."""
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 1
     """Threads of one forward pass; more of them pay off for large networks on idle cores."""
     concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 1

@@ -18,11 +18,12 @@ from cluster.errors import DataError
 from cluster.experiment import parse
 from cluster.store import Store
 from jobs import learning_curve, model_card, rungs
-from ladder import reference
+from ladder import forms, reference
 from ladder.bundle import CODE, KEPT, read_bundle, write_bundle
 from ladder.embedding import Embedder
+from ladder.forms import Forward
 from ladder.profile import batched
-from ladder.variants import REFERENCE, OnnxPredictor
+from ladder.variants import REFERENCE
 from tasks import own
 from tasks.dataset import Dataset, read_dataset
 from tasks.task import Encoding, Task, learner, load_task
@@ -57,7 +58,7 @@ def run(
     Raises:
         DataError: no test rows.
         NotFoundError: no such dataset or run.
-        TrimtabError: the network cannot be exported.
+        TrimtabError: the network has no form that could be served.
     """
     trained = store.manifest("runs", run_key)
     experiment = _as_trained(experiment, trained)
@@ -103,18 +104,18 @@ def _write(
     history = json.loads(store.read("runs", run_key, trained["files"]["history"]))
     network = task.network(dataset.encoding)
     learner(task, network).load_state_dict(load(weights))
-    graphs, ladder = rungs.build(task, dataset, network, progress)
+    made, ladder = rungs.build(task, dataset, network, progress)
     variants, table = tuple(rung.variant for rung in ladder.rungs), ladder.to_json()
 
-    forwards = {variant: OnnxPredictor(graphs[variant]) for variant in variants}
+    forwards = {variant: forms.opened(variant, made[variant], task, dataset.encoding) for variant in variants}
     outputs = batched(forwards[variants[0]], rows)
     metrics = task.metrics(outputs, truth, dataset.encoding)
     files = {
         "weights": ("weights.safetensors", weights),
-        **{variant: (f"{variant}.onnx", graph) for variant, graph in graphs.items()},
+        **{variant: (f"{variant}{forms.suffix(variant)}", data) for variant, data in made.items()},
         "history": ("history.json", json.dumps(history, indent=1).encode()),
         "probe": ("probe.npy", _probe(dataset)),
-        "reference": ("reference.npz", _reference(forwards, rows, outputs, _embeddings(graphs[REFERENCE], rows))),
+        "reference": ("reference.npz", _reference(forwards, rows, outputs, _embeddings(made.get(REFERENCE), rows))),
         **{f"{KEPT}{name}": (name, dataset.file(name)) for name in dataset.files},
         **{f"{KEPT}{name}": (name, data) for name, data in task.accompany(forwards).items()},
     }
@@ -143,8 +144,10 @@ def _write(
     )
 
 
-def _embeddings(graph: bytes, rows: np.ndarray) -> np.ndarray | None:
-    """Of test rows by the trained network; None for one without a last layer."""
+def _embeddings(graph: bytes | None, rows: np.ndarray) -> np.ndarray | None:
+    """Of test rows by the trained network; None for one without a graph or without a last layer."""
+    if graph is None:
+        return None
     try:
         return batched(Embedder(graph), rows[: reference.MOST_ROWS])
     except ValueError:
@@ -152,7 +155,7 @@ def _embeddings(graph: bytes, rows: np.ndarray) -> np.ndarray | None:
 
 
 def _reference(
-    forwards: dict[str, OnnxPredictor], rows: np.ndarray, outputs: np.ndarray, embeddings: np.ndarray | None
+    forwards: dict[str, Forward], rows: np.ndarray, outputs: np.ndarray, embeddings: np.ndarray | None
 ) -> bytes:
     """How every rung answers on test rows, which nothing was chosen by; `outputs` are the first one's."""
     some = rows[: reference.MOST_ROWS]

@@ -18,10 +18,10 @@ import numpy as np
 
 from ladder import gate
 from ladder.bundle import Bundle
+from ladder.forms import Forward
 from ladder.gate import Check, Figures, Pair
-from ladder.opening import executable
+from ladder.opening import executable, kept, open_one
 from ladder.profile import batched
-from ladder.variants import OnnxPredictor
 from tasks import own
 from tasks.dataset import Dataset
 from tasks.task import Task, load_task
@@ -46,7 +46,7 @@ def measure(stable: Bundle, candidate: Bundle, dataset: Dataset, recent: Rows) -
         schema, *_ = gate.judge(Figures(nothing, nothing, differences=differences), candidate.experiment.gate)
         return [opened, schema]
     task = load_task(stable.experiment, stable.file)
-    tops = OnnxPredictor(stable.read(executable(stable)[0])), OnnxPredictor(candidate.read(executable(candidate)[0]))
+    tops = open_one(stable, executable(stable)[0]), open_one(candidate, executable(candidate)[0])
     test, on_test, outputs = _answered(task, tops, dataset.load("test"))
     _, on_recent, latest = _answered(task, tops, recent)
     num_nonfinite = sum(int((~np.isfinite(one)).any(axis=1).sum()) for one in (outputs[1], latest[1]))
@@ -121,7 +121,7 @@ def _shown(value: object) -> str:
 
 
 def _answered(
-    task: Task, tops: tuple[OnnxPredictor, OnnxPredictor], given: Rows
+    task: Task, tops: tuple[Forward, Forward], given: Rows
 ) -> tuple[np.ndarray, Pair, tuple[np.ndarray, np.ndarray]]:
     """The truth, how right both versions are, and their outputs float32 [n, width], the stable version's first."""
     rows, truth = given
@@ -147,19 +147,19 @@ def _timed(stable: Bundle, candidate: Bundle) -> Mapping[tuple[str, int], tuple[
     Rungs that a ladder leaves out may differ by chance, so like is compared with like. CPU time on one thread: what
     else the machine does meanwhile does not count.
     """
-    known = [role for role, entry in stable.files.items() if entry["file"].endswith(".onnx")]
+    known = kept(stable)
     top, *others = executable(candidate)
     pairs = {top: top if top in known else executable(stable)[0], **{name: name for name in others if name in known}}
     rows = candidate.probe(candidate.experiment.serve.max_batch)
     seconds = {}
     for variant, before in pairs.items():
-        both = OnnxPredictor(stable.read(before)), OnnxPredictor(candidate.read(variant))
+        both = open_one(stable, before), open_one(candidate, variant)
         for size in sorted({1, len(rows)}):
             seconds[variant, size] = _side_by_side(both, rows[:size])
     return seconds
 
 
-def _side_by_side(both: tuple[OnnxPredictor, OnnxPredictor], rows: np.ndarray) -> tuple[float, float]:
+def _side_by_side(both: tuple[Forward, Forward], rows: np.ndarray) -> tuple[float, float]:
     taken: tuple[list[float], list[float]] = ([], [])
     for predictor in both:
         predictor(rows)  # the runtime's first allocations are not timed
@@ -173,4 +173,4 @@ def _side_by_side(both: tuple[OnnxPredictor, OnnxPredictor], rows: np.ndarray) -
 
 
 def _num_bytes(bundle: Bundle) -> int:
-    return sum(entry["bytes"] for entry in bundle.files.values() if entry["file"].endswith(".onnx"))
+    return sum(bundle.files[variant]["bytes"] for variant in kept(bundle))

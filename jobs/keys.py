@@ -58,6 +58,8 @@ EVALUATE_CODE = (
     "jobs.distil",
     "jobs.precision",
     "tasks.forward",
+    "ladder.forms",
+    "ladder.torch_form",
     "ladder.variants",
     "ladder.profile",
     "ladder.reference",
@@ -119,7 +121,8 @@ def _run(experiment: Experiment, dataset: str, code: str) -> str:
 def _bundle(experiment: Experiment, run: str, code: str) -> str:
     # Of a task of one's own nothing is asked here: its module may load anything, and a plan is made in no time.
     beside = None if ":" in experiment.task else load_task(experiment).inspect()
-    return fingerprint(experiment.name, experiment.ladder, run, code, *([] if beside is None else [beside]))
+    has_gpu = experiment.serve.gpus_per_replica > 0  # then there are forms of the network for it
+    return fingerprint(experiment.name, experiment.ladder, has_gpu, run, code, *([] if beside is None else [beside]))
 
 
 def _search(experiment: Experiment, untuned_run: str) -> str:

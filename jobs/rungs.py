@@ -13,9 +13,9 @@ import torch
 
 from cluster.progress import Progress
 from jobs.distil import distil
-from ladder import profile
+from ladder import forms, profile
 from ladder.profile import Ladder, LeftOut
-from ladder.variants import REFERENCE, ExportError, OnnxPredictor, export_onnx, quantise, quantise_dynamic, shifted
+from ladder.variants import REFERENCE, ExportError, export_onnx, quantise, quantise_dynamic
 from tasks.dataset import Dataset
 from tasks.task import Task
 
@@ -30,45 +30,53 @@ def build(
     """The files to keep, by variant, and the ladder of some or all of them.
 
     The network's own file is kept also where the ladder does without it: on another machine its int8 form may be
-    the slower one. What others are measured against is its most accurate form.
+    the slower one. What others are measured against is its most accurate form. PyTorch's own forms are made where
+    there is no other, and where a GPU serves: they come first there, whatever they take on this machine.
 
     Raises:
         ExportError: the network itself cannot be exported; what else cannot be made is left out, with its reason.
     """
-    experiment = task.experiment
+    experiment, encoding = task.experiment, dataset.encoding
     rows, truth = _training_rows(dataset)
     seen, labels = dataset.load("validation")
     network = task.finished(network, seen, labels)
-    chosen = np.random.default_rng(experiment.seed).permutation(len(rows))[:CALIBRATION_ROWS]
-    graphs = {REFERENCE: export_onnx(network, dataset.encoding, task)}
-    failed: list[LeftOut] = []
-    reference = REFERENCE
+    reference, data, lacking = forms.export_plain(network, encoding, task)
+    made, failed = {reference: data}, [LeftOut(REFERENCE, lacking)] if lacking else []
     for variant, other in _others(task, dataset, network, rows, truth, progress).items():
         try:
-            graphs[variant] = export_onnx(other, dataset.encoding, task)
+            made[variant] = export_onnx(other, encoding, task)
         except ExportError as error:
             failed.append(LeftOut(variant, str(error)))
             continue
         if variant.startswith(OWN):
             reference = variant
-    for variant in list(graphs) if experiment.ladder.int8 else ():
+    if lacking or experiment.serve.gpus_per_replica:
+        for name, form in {"": network, **task.larger(network, encoding)}.items():
+            try:
+                reference, data = forms.export_torch(form, encoding, task, name)
+            except ExportError as error:
+                failed.append(LeftOut(forms.torch_variant(name), str(error)))
+            else:
+                made[reference] = data
+    chosen = np.random.default_rng(experiment.seed).permutation(len(rows))[:CALIBRATION_ROWS]
+    for variant in [name for name in made if not forms.is_torch(name)] if experiment.ladder.int8 else ():
         int8 = variant.removesuffix("fp32") + "int8"
         try:
             is_static = task.int8 == "static"
-            graphs[int8] = quantise(graphs[variant], rows[chosen]) if is_static else quantise_dynamic(graphs[variant])
+            made[int8] = quantise(made[variant], rows[chosen]) if is_static else quantise_dynamic(made[variant])
         except ExportError as error:
             failed.append(LeftOut(int8, str(error)))
-    for name, simple in task.simpler(network, dataset.encoding).items():
-        graphs[f"{name}-fp32"] = export_onnx(simple, dataset.encoding, task)
-    answers = {variant: profile.batched(OnnxPredictor(graph), seen) for variant, graph in graphs.items()}
+    for name, simple in task.simpler(network, encoding).items():
+        made[f"{name}-fp32"] = export_onnx(simple, encoding, task)
+    answers = {name: profile.batched(forms.opened(name, form, task, encoding), seen) for name, form in made.items()}
     for variant, answer in answers.items():
         if (shift := task.calibrate(answer, labels)) is not None:
-            graphs[variant], answers[variant] = shifted(graphs[variant], shift), answer + shift
-    measured = profile.measure(graphs, reference, seen, labels, experiment.serve.max_batch, task, answers)
+            made[variant], answers[variant] = forms.shifted(variant, made[variant], shift), answer + shift
+    measured = profile.measure(made, reference, seen, labels, experiment.serve.max_batch, task, encoding, answers)
     ladder = profile.arrange(measured, reference, experiment.ladder.max_accuracy_loss, len(seen))
     ladder = dataclasses.replace(ladder, left_out=(*ladder.left_out, *failed))
     kept = {REFERENCE, *(rung.variant for rung in ladder.rungs)}
-    return {variant: graph for variant, graph in graphs.items() if variant in kept}, ladder
+    return {variant: form for variant, form in made.items() if variant in kept}, ladder
 
 
 def _others(

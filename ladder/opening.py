@@ -8,23 +8,32 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from cluster.errors import NotFoundError, TrimtabError, first_line
-from cluster.store import Store
+from cluster.store import DamagedError, Store
+from ladder import forms
 from ladder.bundle import Bundle, read_bundle
-from ladder.variants import OnnxPredictor
-from tasks.task import load_task
-
-Forward = Callable[[np.ndarray], np.ndarray]
+from ladder.forms import Forward
+from tasks.task import Task, load_task
 
 
 def executable(bundle: Bundle) -> tuple[str, ...]:
     """The variants a replica can run, most accurate first."""
-    files = bundle.files
-    return tuple(role for role in bundle.variants if role in files and files[role]["file"].endswith(".onnx"))
+    return tuple(role for role in bundle.variants if role in kept(bundle))
+
+
+def kept(bundle: Bundle) -> tuple[str, ...]:
+    """All forms in a bundle, with those that its ladder does without."""
+    return tuple(role for role, entry in bundle.files.items() if entry["file"].endswith(forms.suffix(role)))
+
+
+def open_one(bundle: Bundle, variant: str, task: Task | None = None, threads: int = 1) -> Forward:
+    """One form of a bundle. Raises NotFoundError, DamagedError, and what its runtime raises."""
+    task = task or load_task(bundle.experiment, functools.cache(bundle.file))
+    return forms.opened(variant, bundle.read(variant), task, bundle.encoding, threads)
 
 
 def opened_all(bundle: Bundle, rows: np.ndarray, threads: int) -> dict[str, Forward]:
@@ -38,18 +47,20 @@ def opened_all(bundle: Bundle, rows: np.ndarray, threads: int) -> dict[str, Forw
     variants = executable(bundle)
     if not variants:
         have = ", ".join(bundle.variants) or "none"
-        raise NotFoundError(f"bundle {bundle.key} has no ONNX variant to serve (variants: {have})")
-    width = load_task(bundle.experiment, bundle.file).output_spec(bundle.encoding).shape[1]
-    return {variant: _opened(bundle, variant, rows, width, threads) for variant in variants}
+        raise NotFoundError(f"bundle {bundle.key} has no variant that can be served (variants: {have})")
+    task = load_task(bundle.experiment, functools.cache(bundle.file))
+    return {variant: _opened(bundle, variant, rows, task, threads) for variant in variants}
 
 
-def _opened(bundle: Bundle, variant: str, rows: np.ndarray, width: int, threads: int) -> Forward:
+def _opened(bundle: Bundle, variant: str, rows: np.ndarray, task: Task, threads: int) -> Forward:
     """One rung, run at both ends, so that no request pays for the runtime's first allocations."""
-    data = bundle.read(variant)
+    width = task.output_spec(bundle.encoding).shape[1]
     try:
-        predictor = OnnxPredictor(data, threads)
+        predictor = open_one(bundle, variant, task, threads)
         outputs = [predictor(rows[:1]), predictor(rows)]
-    except Exception as error:  # onnxruntime's own classes have no common base
+    except (NotFoundError, DamagedError):
+        raise
+    except Exception as error:  # the runtimes' own classes have no common base
         raise TrimtabError(f"bundle {bundle.key}: {variant} cannot be run ({first_line(error)})") from error
     for num_rows, output in zip((1, len(rows)), outputs, strict=True):
         if output.shape != (num_rows, width):

@@ -2,22 +2,23 @@
 
 Accuracy is that on the validation split: the test split says how good the version is and chooses nothing.
 Times are of the machine the bundle is made on; a replica takes them as a first guess and learns its own. Knows
-exported graphs and rows, not how either was made.
+forms and rows, not how either was made.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from ladder import forms
+from ladder.forms import Forward
 from ladder.latency import Latency
-from ladder.variants import OnnxPredictor
-from tasks.task import Task
+from tasks.task import Encoding, Task
 
 ROUNDS = 30  # timed passes of each variant at each size
 LEAST_ROUNDS = 3
@@ -130,27 +131,28 @@ def arrange(measured: Sequence[Measured], reference: str, max_loss: float, num_r
 
 
 def measure(
-    graphs: Mapping[str, bytes],
+    found: Mapping[str, bytes],
     reference: str,
     rows: np.ndarray,
     truth: np.ndarray,
     max_batch: int,
     task: Task,
+    encoding: Encoding,
     answers: Mapping[str, np.ndarray] | None = None,
 ) -> list[Measured]:
-    """Each exported graph on encoded rows [n, *shape] and their targets [n], n at least 1; takes seconds.
+    """Each form on encoded rows [n, *shape] and their targets [n], n at least 1; takes seconds.
 
     `answers` are those to all rows, where they are known.
 
     Sizes are 1, 2, 4 ... `max_batch`. Variants take turns, so that a slow moment of the machine meets all.
     """
     predictors, loads, memory = {}, {}, {}
-    for variant, graph in graphs.items():
+    for variant, data in found.items():
         before, start = _resident_bytes(), time.perf_counter()
-        predictors[variant] = OnnxPredictor(graph)
+        predictors[variant] = forms.opened(variant, data, task, encoding)
         loads[variant] = time.perf_counter() - start
         # A small one may fit into what the process had already: it takes its file's size all the same.
-        memory[variant] = max(_resident_bytes() - before, len(graph))
+        memory[variant] = max(_resident_bytes() - before, len(data))
     if answers is None:
         answers = {variant: batched(predictor, rows) for variant, predictor in predictors.items()}
     samples = _timed(predictors, reference, rows, max_batch)
@@ -161,12 +163,12 @@ def measure(
             agreement=float(task.agreement(answers[variant], answers[reference]).mean()),
             seconds={size: median(times) for size, times in samples[variant].items()},
             latency=Latency.fit([(size, s) for size, times in samples[variant].items() for s in times]),
-            num_bytes=len(graph),
+            num_bytes=len(data),
             load_s=loads[variant],
             memory_bytes=memory[variant],
             is_finite=bool(np.isfinite(answers[variant]).all()),
         )
-        for variant, graph in graphs.items()
+        for variant, data in found.items()
     ]
 
 
@@ -215,13 +217,13 @@ def _network(each: Measured) -> str:
     return each.variant.partition("-")[0]
 
 
-def batched(predictor: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+def batched(predictor: Forward, rows: np.ndarray) -> np.ndarray:
     """Answers float32 [n, width] of encoded rows [n, *shape], some at a time; n is at least 1."""
     return np.concatenate([predictor(batch) for batch in np.array_split(rows, -(-len(rows) // BATCH_ROWS))])
 
 
 def _timed(
-    predictors: Mapping[str, OnnxPredictor], reference: str, rows: np.ndarray, max_batch: int
+    predictors: Mapping[str, Forward], reference: str, rows: np.ndarray, max_batch: int
 ) -> dict[str, dict[int, list[float]]]:
     """Seconds of each pass, by variant and size."""
     batches: dict[int, np.ndarray] = {}
@@ -249,7 +251,7 @@ def _resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _pass_s(predictor: OnnxPredictor, batch: np.ndarray) -> float:
+def _pass_s(predictor: Forward, batch: np.ndarray) -> float:
     start = time.perf_counter()
     predictor(batch)
     return time.perf_counter() - start

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ def export_onnx(network: torch.nn.Module, encoding: Encoding, task: Task) -> byt
         raise ExportError(f"the network cannot be exported to ONNX ({first_line(error)})") from error
     with torch.inference_mode():
         expected = model(torch.from_numpy(rows)).numpy()
-    _check(OnnxPredictor(data), rows, expected)
+    check(OnnxPredictor(data), rows, expected, "ONNX")
     return data
 
 
@@ -168,13 +169,14 @@ def _traced(model: torch.nn.Module, example: torch.Tensor, input_name: str, trim
     return data
 
 
-def _check(predictor: OnnxPredictor, rows: np.ndarray, expected: np.ndarray) -> None:
+def check(predictor: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, expected: np.ndarray, form: str) -> None:
+    """Raises ExportError where a form of a network answers rows [n, *shape] unlike it, or nothing that is finite."""
     if not np.isfinite(expected).all():
         raise ExportError("the network answers NaN or infinity; train it with a lower train.learning_rate")
     for n in (1, len(rows)):
         difference = float(np.abs(predictor(rows[:n]) - expected[:n]).max())
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-            raise ExportError(f"the ONNX form differs from the network by {difference:.2g} in an answer")
+            raise ExportError(f"the {form} form differs from the network by {difference:.2g} in an answer")
 
 
 class OnnxPredictor:

@@ -305,10 +305,11 @@ def application(
     experiment, serve, adapt = bundle.experiment, bundle.experiment.serve, bundle.experiment.adapt
     replicas = serve.replicas
     sections = {name: getattr(experiment, name).model_dump(mode="json") for name in TODAY}
+    gpus = {"num_gpus": serve.gpus_per_replica} if serve.gpus_per_replica else {}
     deployment: dict[str, Any] = {
         "name": DEPLOYMENT,
         "user_config": {"bundle": bundle.key, "version": version, **sections},
-        "ray_actor_options": {"num_cpus": serve.cpus_per_replica},
+        "ray_actor_options": {"num_cpus": serve.cpus_per_replica, **gpus},
         # More than the replica's own queue holds, so that it is the replica that answers 429.
         "max_ongoing_requests": serve.max_queue + serve.max_batch + 1024,
     }

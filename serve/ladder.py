@@ -1,7 +1,7 @@
 """The executable form of one model version: all its rungs, loaded, checked and timed on this machine.
 
-Which of them computes a batch is decided in `ladder.choose`; batches are made in `serve.batcher`. Never imports
-torch: what runs here was exported when the bundle was made.
+Which of them computes a batch is decided in `ladder.choose`; batches are made in `serve.batcher`. Imports
+torch only for a rung that torch runs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 from cluster.errors import ConfigError
 from ladder.bundle import Bundle
 from ladder.choose import Envelope, Rung
+from ladder.forms import Forward
 from ladder.latency import Latency
-from ladder.opening import Forward, executable, opened_all
+from ladder.opening import executable, opened_all
 from ladder.profile import sizes
 
 ROUNDS = 5  # timed passes of each rung at each size

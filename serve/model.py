@@ -14,6 +14,7 @@ import numpy as np
 
 from cluster.config import Serve
 from ladder.bundle import KEPT, Bundle
+from ladder.forms import is_torch
 from serve.ladder import Ladder
 from tasks.task import Files, Task, load_task
 
@@ -34,6 +35,11 @@ class Model:
     def width(self) -> int:
         """Of an answer."""
         return self.task.output_spec(self.bundle.encoding).shape[1]
+
+    @property
+    def platform(self) -> str:
+        """What runs the most accurate rung, as the Open Inference Protocol names it."""
+        return "pytorch" if is_torch(self.ladder.variants[0]) else "onnxruntime_onnx"
 
     def renewed(self, serve: Serve) -> Model:
         """The model with other limits; what its task has read stays in memory."""

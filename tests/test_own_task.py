@@ -89,5 +89,36 @@ def test_a_task_of_values_gets_every_step_and_an_endpoint(
     assert [step["would"] for step in json.loads(plan.stdout)] == ["run", "run", "run"]
 
 
+@pytest.mark.usefixtures("clean_endpoint")
+def test_a_network_that_no_graph_holds_is_served_by_torch(
+    trimtab: Run, cluster: Session, home: Path, folder: Path
+) -> None:
+    env = {"TRIMTAB_HOME": str(home), "TRIMTAB_CLUSTER": cluster.name, "TRIMTAB_STORE": cluster.store}
+    network = folder / "diabetes_network.py"
+    line = "    def forward(self, rows: torch.Tensor) -> torch.Tensor:\n"
+    changed = network.read_text().replace(
+        line, f"{line}        if rows.sum() > 1e9:\n            return self(rows * 0)\n"
+    )
+    network.write_text(changed)
+    settings = {"data.source.path": folder / "diabetes.csv", "train.epochs": 5, "ladder.student": "false"}
+    overrides = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+
+    said = trimtab("validate", str(folder / "diabetes.yaml"), *overrides, env=env)
+    done = trimtab("run", str(folder / "diabetes.yaml"), *overrides, "--json", env=env, timeout_s=900)
+
+    assert "served by torch alone" in said.stdout
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    with httpx.Client(headers={"authorization": f"Bearer {cluster.api_token}"}, trust_env=False) as client:
+        answer = client.post(f"{figures['endpoint']}/predict", json=PATIENT).json()
+        described = client.get(f"{figures['endpoint']}").json()
+    assert (described["platform"], described["parameters"]["variants"]) == ("pytorch", ["torch-fp32"])
+    assert answer["variant"] == "torch-fp32"
+    assert 25 < answer["value"] < 346
+    bundle = read_bundle(Store.open(cluster.store), described["parameters"]["bundle"])
+    (reason,) = [each["reason"] for each in (bundle.ladder or {})["left_out"]]
+    assert "cannot be exported to ONNX" in reason
+
+
 def _measured(ladder: dict[str, Any]) -> set[str]:
     return {each["variant"] for each in [*ladder["rungs"], *ladder["left_out"]]}

@@ -41,8 +41,8 @@ SECTIONS = {
     ],
     "ladder": ["max_accuracy_loss", "int8", "views", "student", "student_steps"],
     "serve": [
-        "route", "replicas", "objective", "cpus_per_replica", "threads", "concurrency", "rungs", "max_batch",
-        "max_wait", "max_queue", "request_timeout", "max_body", "max_pixels", "record",
+        "route", "replicas", "objective", "cpus_per_replica", "gpus_per_replica", "threads", "concurrency", "rungs",
+        "max_batch", "max_wait", "max_queue", "request_timeout", "max_body", "max_pixels", "record",
     ],
     "adapt": [
         "enabled", "tick_ms", "cooldown", "dwell", "replica_cooldown", "patience", "actions_per_minute", "journal",

@@ -51,7 +51,8 @@ def tried(experiment: Experiment, timeout_s: float = TIMEOUT_S) -> str:
 
 def try_here(experiment: Experiment) -> str:
     """As `tried`, in this process."""
-    from ladder.variants import ExportError, export_onnx
+    from ladder.forms import export_plain
+    from ladder.variants import ExportError
     from tasks.task import load_task
 
     task = load_task(experiment)
@@ -61,7 +62,7 @@ def try_here(experiment: Experiment) -> str:
         examples, source = [], f"that example() gives, as the source cannot be read ({error.problem})"
     found = check(task, examples)
     try:
-        export_onnx(found.network, found.encoding, task)
+        _, _, lacking = export_plain(found.network, found.encoding, task)
     except ExportError as error:
         problem = f"its network has no form that a replica runs: {error}"
         raise ConfigError("task", experiment.task, problem, "build it of operations that ONNX has") from error
@@ -69,7 +70,9 @@ def try_here(experiment: Experiment) -> str:
     answers = f"labels {', '.join(encoding.labels[:5])}" if encoding.labels else "values"
     refused = f", {found.num_rejected} refused" if found.num_rejected else ""
     shape = " x ".join(map(str, encoding.shape))
-    return f"every method tried on {found.num_rows} rows {source}{refused}: {encoding.dtype} {shape}, {answers}"
+    served = f"; served by torch alone, slower and without cheaper forms, as {lacking}" if lacking else ""
+    tried = f"every method tried on {found.num_rows} rows {source}{refused}"
+    return f"{tried}: {encoding.dtype} {shape}, {answers}{served}"
 
 
 def _examples(experiment: Experiment) -> Iterator[Example]:

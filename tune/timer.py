@@ -10,13 +10,12 @@ from cluster.config import Experiment
 from cluster.experiment import fingerprint
 from cluster.store import Store
 from ladder import profile
-from ladder.variants import export_onnx
+from ladder.forms import export_plain
 from tasks.dataset import read_dataset
 from tasks.task import load_task
 
 ROWS = 256  # of the validation split, at most
 MOST_BATCH = 32
-VARIANT = "onnx-fp32"
 
 
 class Timer:
@@ -31,7 +30,7 @@ class Timer:
     def measure(self, experiment: Experiment) -> dict[str, float]:
         """`latency_ms` of one row, and `latency_batch_ms` of a full batch (`serve.max_batch`, at most 32).
 
-        Raises ExportError when the network has no ONNX form.
+        Raises ExportError when the network has no form that could be served.
         """
         form = experiment.model.model_copy(update={"dropout": 0.0, "label_smoothing": 0.0})
         key = fingerprint(form)
@@ -41,8 +40,8 @@ class Timer:
 
     def _time(self, experiment: Experiment) -> dict[str, float]:
         task, encoding = load_task(experiment, self._dataset.file), self._dataset.encoding
-        graph = export_onnx(task.network(encoding), encoding, task)
+        variant, data, _ = export_plain(task.network(encoding), encoding, task)
         size = min(MOST_BATCH, experiment.serve.max_batch)
-        (measured,) = profile.measure({VARIANT: graph}, VARIANT, self._rows, self._truth, size, task)
+        (measured,) = profile.measure({variant: data}, variant, self._rows, self._truth, size, task, encoding)
         seconds = measured.seconds
         return {"latency_ms": 1000 * seconds[1], "latency_batch_ms": 1000 * seconds[max(seconds)]}

@@ -105,7 +105,7 @@ def metadata(model: Model, versions: Sequence[str], refused: dict[str, Any] | No
     return {
         "name": model.bundle.name,
         "versions": list(versions),
-        "platform": "onnxruntime_onnx",
+        "platform": model.platform,
         "inputs": [_tensor(tensor) for tensor in inputs],
         "outputs": [_tensor(tensor) for tensor in outputs],
         "parameters": {

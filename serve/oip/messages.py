@@ -97,7 +97,7 @@ def respond(
 def metadata(model: Model, versions: Sequence[str]) -> oip_pb2.ModelMetadataResponse:
     """What the protocol says about a model of which these versions can be asked."""
     inputs, outputs = tensors.described(model)
-    response = oip_pb2.ModelMetadataResponse(name=model.bundle.name, versions=versions, platform="onnxruntime_onnx")
+    response = oip_pb2.ModelMetadataResponse(name=model.bundle.name, versions=versions, platform=model.platform)
     for field, specs in ((response.inputs, inputs), (response.outputs, outputs)):
         for one in specs:
             field.add(name=one.name, datatype=one.datatype, shape=one.shape)

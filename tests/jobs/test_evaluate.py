@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cluster.config import Experiment
 from cluster.errors import DataError, NotFoundError
 from cluster.store import Store
 from jobs import evaluate
-from ladder import reference
+from ladder import opening, reference
 from ladder.bundle import read_bundle
 from ladder.variants import OnnxPredictor
 from serve.adapt.sentinel import embedding_of
@@ -192,6 +193,26 @@ def test_evaluating_again_changes_nothing(evaluated):
 def test_a_run_that_is_not_there_is_not_found(store: Store):
     with pytest.raises(NotFoundError, match="no run nowhere"):
         evaluate.run(EXPERIMENT, store, "digits", "nowhere", "bundle")
+
+
+def test_where_a_gpu_serves_torch_runs_the_network_before_all_others(
+    tmp_path: Path, publish_digits: Callable[..., str]
+) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    serve = EXPERIMENT.serve.model_copy(update={"gpus_per_replica": 0.5})
+    publish_digits(store, EXPERIMENT)
+
+    evaluate.run(
+        EXPERIMENT.model_copy(update={"serve": serve}), store, "digits", publish_run(store, "digits"), "bundle"
+    )
+
+    bundle = read_bundle(store, "bundle")
+    assert bundle.variants[0] == "torch-fp32"
+    assert "onnx-fp32" in bundle.files
+    rows, _ = read_dataset(store, "digits").load("test")
+    ours, graphs = (opening.open_one(bundle, variant)(rows) for variant in ("torch-fp32", "onnx-fp32"))
+    assert np.allclose(ours, graphs, atol=1e-4)
+    assert opening.main([store.uri, "bundle", "4"]) == 0
 
 
 def test_no_test_rows_is_a_data_error(store: Store, publish_digits: Callable[..., str]):

@@ -120,7 +120,9 @@ def test_real_variants_are_measured_at_every_size(monkeypatch: pytest.MonkeyPatc
     graphs = {REFERENCE: graph, "onnx-int8": quantise(graph, rows), "broken-fp32": _nan(broken)}
     monkeypatch.setattr(profile, "ROUNDS", 3)
 
-    found = profile.measure(graphs, REFERENCE, rows, np.zeros(70, np.int64), max_batch=96, task=IMAGES)
+    found = profile.measure(
+        graphs, REFERENCE, rows, np.zeros(70, np.int64), max_batch=96, task=IMAGES, encoding=ENCODING
+    )
 
     assert [each.variant for each in found] == list(graphs)
     assert [each.is_finite for each in found] == [True, True, False]

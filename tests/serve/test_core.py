@@ -54,7 +54,7 @@ def test_a_bundle_whose_file_was_changed_is_refused(make_bundle: Callable[..., B
 
 
 def test_a_bundle_without_anything_to_run_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(NotFoundError, match=r"no ONNX variant to serve.*torch-fp32"):
+    with pytest.raises(NotFoundError, match=r"no variant that can be served.*torch-fp32"):
         Core.load(dataclasses.replace(bundle, variants=("torch-fp32",)), 1, Serve())
 
 

@@ -156,10 +156,13 @@ def _cluster(experiment: Experiment, ray_version: str) -> Manifest:
 
 def _serving_pods(experiment: Experiment) -> tuple[int, int]:
     """Least and most pods that hold the replicas; two or more replicas are on two or more pods."""
-    replicas, share = (
-        experiment.serve.replicas,
-        experiment.serve.cpus_per_replica / experiment.kubernetes.serve_pod.cpus,
-    )
+    serve, pod = experiment.serve, experiment.kubernetes.serve_pod
+    replicas, share = serve.replicas, serve.cpus_per_replica / pod.cpus
+    if serve.gpus_per_replica > pod.gpus:
+        problem = f"is less than the {serve.gpus_per_replica:g} of serve.gpus_per_replica"
+        raise ConfigError("kubernetes.serve_pod.gpus", pod.gpus, problem, "raise it")
+    if serve.gpus_per_replica:
+        share = max(share, serve.gpus_per_replica / pod.gpus)
     least = max(min(2, replicas.min), math.ceil(replicas.min * share))
     return least, max(least, math.ceil(replicas.max * share))
 

@@ -90,6 +90,19 @@ def test_there_are_pods_for_the_replicas(
     assert (group["minReplicas"], group["maxReplicas"]) == pods_least_and_most
 
 
+def test_replicas_on_gpus_get_pods_that_have_them() -> None:
+    replicas, pod = {"min": 3, "max": 8}, {"gpus": 2, "cpus": 8}
+    objects = made(serve={"replicas": replicas, "gpus_per_replica": 0.5}, kubernetes={"serve_pod": pod})
+    (group,) = objects["RayService"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+
+    assert (group["minReplicas"], group["maxReplicas"]) == (2, 2)
+    (container,) = group["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert served(objects)["deployments"][0]["ray_actor_options"] == {"num_cpus": 0.1, "num_gpus": 0.5}
+    with pytest.raises(ConfigError, match=r"kubernetes.serve_pod.gpus.*serve.gpus_per_replica"):
+        made(serve={"gpus_per_replica": 1.0})
+
+
 def test_an_object_store_needs_no_volume_but_its_credentials() -> None:
     settings = {"store": "s3://bucket/trimtab", "claim": None, "credentials_secret": "bucket-keys"}
     objects = made(kubernetes=settings)
