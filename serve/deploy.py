@@ -32,92 +32,17 @@ from ladder.bundle import Bundle
 from ladder.choose import Rung
 from ladder.latency import Latency
 from ladder.opening import executable
-from serve import standing
+from serve import code, standing
 from serve.adapt.bounds import TODAY, impossible
 from serve.ladder import check_served
+from serve.presence import DEPLOYMENT
 from tasks import own
 from tasks.task import code_version
 
 if TYPE_CHECKING:
     import httpx
 
-IMPORT_PATH, DEPLOYMENT = "serve.app:build", "Replica"
-SERVING_CODE = (
-    "cluster.cron",
-    "cluster.dashboard",
-    "cluster.feedback",
-    "cluster.history",
-    "cluster.ledger",
-    "cluster.metrics",
-    "cluster.orders",
-    "cluster.progress",
-    "cluster.served",
-    "cluster.submit",
-    "ladder.bundle",
-    "ladder.choose",
-    "ladder.latency",
-    "ladder.opening",
-    "ladder.profile",
-    "ladder.reference",
-    "ladder.variants",
-    "serve.adapt.actor",
-    "serve.adapt.actuator",
-    "serve.adapt.bounds",
-    "serve.adapt.candidacy",
-    "serve.adapt.capacity",
-    "serve.adapt.clerk",
-    "serve.adapt.drift",
-    "serve.adapt.errands",
-    "serve.adapt.evidence",
-    "serve.adapt.forecast",
-    "serve.adapt.guard",
-    "serve.adapt.journal",
-    "serve.adapt.jury",
-    "serve.adapt.keeper",
-    "serve.adapt.listener",
-    "serve.adapt.loop",
-    "serve.adapt.mailbox",
-    "serve.adapt.mistakes",
-    "serve.adapt.plain",
-    "serve.adapt.policy",
-    "serve.adapt.post",
-    "serve.adapt.proposals",
-    "serve.adapt.record",
-    "serve.adapt.replay",
-    "serve.adapt.rivals",
-    "serve.adapt.rollout",
-    "serve.adapt.rounds",
-    "serve.adapt.sentinel",
-    "serve.adapt.sequential",
-    "serve.adapt.signals",
-    "serve.adapt.state",
-    "serve.adapt.step",
-    "serve.adapt.streams",
-    "serve.adapt.triggers",
-    "serve.asks",
-    "serve.auth",
-    "serve.batcher",
-    "serve.bounds",
-    "serve.core",
-    "serve.counters",
-    "serve.envelope",
-    "serve.feedback",
-    "serve.hook",
-    "serve.ladder",
-    "serve.oip.bodies",
-    "serve.oip.messages",
-    "serve.oip.tensors",
-    "serve.openapi",
-    "serve.presence",
-    "serve.queues",
-    "serve.recorder",
-    "serve.replica",
-    "serve.rpc",
-    "serve.sketch",
-    "serve.standing",
-    "serve.web",
-    "serve.workers",
-)
+IMPORT_PATH = "serve.app:build"
 GRPC_SERVICES = ("serve.oip.service.add_to_server", "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server")
 POLL_S = 0.1
 MAX_ASKED = 20  # times in a row that the new version must answer
@@ -320,7 +245,7 @@ def application(
             "max_replicas": replicas.max,
             "target_ongoing_requests": serve.max_batch,
         }
-    code = code_version(experiment, *SERVING_CODE)
+    serving_code = code_version(experiment, *code.modules())
     return {
         **({"runtime_env": {"env_vars": dict(environment)}} if environment else {}),
         "name": bundle.name,
@@ -329,7 +254,7 @@ def application(
         "args": {
             "name": bundle.name,
             "store": bundle.store.uri,
-            "code": code,
+            "code": serving_code,
             "adapt": adapt.enabled,
             "dashboard": dashboard,
         },
