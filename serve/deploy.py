@@ -27,7 +27,7 @@ from cluster.errors import (
     UnauthorisedError,
     UserError,
 )
-from cluster.session import APPLICATIONS, Session, rest
+from cluster.session import APPLICATIONS, Session, resources, rest
 from ladder.bundle import Bundle
 from ladder.choose import Rung
 from ladder.latency import Latency
@@ -86,7 +86,7 @@ def deploy(
     wanted = application(bundle, version, session.dashboard_url, own.ship(bundle.experiment, bundle.store))
     with _alone(session):
         before = _configs(session)
-        _check_route(wanted, before)
+        _check_route(bundle.experiment, before)
         previous = before.get(bundle.name)
         _keep_replicas(wanted, previous, bundle.experiment)
         told = _standing_in(wanted, previous)
@@ -157,19 +157,36 @@ def _told(config: dict[str, Any] | None) -> Any:
     return config and [deployment.get("user_config") for deployment in config["deployments"]]
 
 
-def undeploy(session: Session, name: str, *, timeout_s: float = 60.0) -> None:
-    """Take the endpoint `name` away; others stay. Raises NotFoundError, DeadlineError."""
+def serving(session: Session, name: str) -> tuple[int, str]:
+    """The version that the endpoint `name` was told to serve, and its route. Raises UserError as `undeploy`."""
+    return _serving(_configs(session), name)
+
+
+def undeploy(session: Session, name: str, *, timeout_s: float = 60.0) -> tuple[int, str]:
+    """Take the endpoint `name` away, its replicas and its adaptation actor; others stay. Returns what it served.
+
+    Raises:
+        UserError: there is no such endpoint; it names those there are.
+        DeadlineError: it is still stopping after `timeout_s`; it will be gone.
+    """
     deadline = time.monotonic() + timeout_s
     with _alone(session):
         configs = _configs(session)
-        if name not in configs:
-            known = ", ".join(sorted(configs)) or "none"
-            raise NotFoundError(f"no endpoint {name!r}; endpoints there are: {known}")
+        served = _serving(configs, name)
         _put(session, {other: config for other, config in configs.items() if other != name})
     while name in _details(session):
         if time.monotonic() > deadline:
             raise DeadlineError(f"endpoint {name} is still stopping after {timeout_s:.0f} s; see trimtab status")
         time.sleep(POLL_S)
+    return served
+
+
+def _serving(configs: dict[str, dict[str, Any]], name: str) -> tuple[int, str]:
+    if name not in configs:
+        known = ", ".join(sorted(configs)) or "none"
+        raise UserError("NAME", name, "is no endpoint of this cluster", f"endpoints there are: {known}")
+    (told,) = _told(configs[name])
+    return int(told["version"]), str(configs[name].get("route_prefix", "/"))
 
 
 def url(session: Session, experiment: Experiment) -> str:
@@ -273,12 +290,44 @@ def _route(experiment: Experiment) -> str:
     return experiment.serve.route.rstrip("/") or "/"
 
 
-def _check_route(wanted: dict[str, Any], configs: dict[str, dict[str, Any]]) -> None:
+def check_place(session: Session, experiment: Experiment) -> None:
+    """Whether the cluster has a place for the experiment's endpoint: to be asked before hours of training.
+
+    Raises:
+        ConfigError: another endpoint has its route, or its replicas have no room beside those of the others.
+    """
+    configs = _configs(session)
+    _check_route(experiment, configs)
+    if session.pid:  # one elsewhere may get more nodes when it is asked for them
+        _check_room(experiment, configs, resources(session).get("CPU", 0.0))
+
+
+def _check_route(experiment: Experiment, configs: dict[str, dict[str, Any]]) -> None:
     for name, config in configs.items():
-        if name != wanted["name"] and config.get("route_prefix", "/") == wanted["route_prefix"]:
+        if name != experiment.name and config.get("route_prefix", "/") == _route(experiment):
             problem = f"is taken by the endpoint {name} of this cluster"
-            mend = f"set serve.route to another one, for example /{wanted['name']}, or undeploy {name}"
-            raise ConfigError("serve.route", wanted["route_prefix"], problem, mend)
+            mend = f"set another one, for example /{experiment.name}, or take {name} away: trimtab undeploy {name}"
+            raise ConfigError("serve.route", experiment.serve.route, problem, mend)
+
+
+def _check_room(experiment: Experiment, configs: dict[str, dict[str, Any]], cpus: float) -> None:
+    """Of `cpus`, whatever uses them now: a training ends, endpoints stay."""
+    held = sum(_reserved(config) for name, config in configs.items() if name != experiment.name)
+    each, num = experiment.serve.cpus_per_replica, experiment.serve.replicas.min
+    if each * num > cpus - held + 1e-6:
+        problem = f"replicas.min {num} of them need {each * num:g} CPUs, and the cluster has {cpus:g}"
+        other = f", of which other endpoints hold {held:g}" if held else ""
+        mend = "lower one of the two, take an endpoint away (trimtab undeploy), or start the cluster with more CPUs"
+        raise ConfigError("serve.cpus_per_replica", each, problem + other, mend)
+
+
+def _reserved(config: dict[str, Any]) -> float:
+    """CPUs of an application's replicas, of those at least that scale by load."""
+    num = 0.0
+    for deployment in config.get("deployments", ()):
+        least = deployment.get("autoscaling_config", {}).get("min_replicas", 1)
+        num += deployment.get("ray_actor_options", {}).get("num_cpus", 1.0) * deployment.get("num_replicas", least)
+    return num
 
 
 def _check_possible(bundle: Bundle) -> None:

@@ -198,6 +198,22 @@ def deploy(
 
 
 @app.command()
+def undeploy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the endpoint, as `trimtab status` lists it.")],
+    cluster: Cluster = "default",
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Take one endpoint off the cluster, its replicas and its adaptation; versions, data and records stay."""
+    from serve import deploy as deployment
+
+    workspace = _workspace(as_json, cluster, address)
+    version, route = (deployment.serving if dry_run else deployment.undeploy)(workspace.cluster(), name)
+    workspace.screen.record({"would take away" if dry_run else "took away": name, "version": version, "route": route})
+
+
+@app.command()
 def rollback(
     file: File,
     store: StoreAt = None,
@@ -300,10 +316,12 @@ def plan(
     file: File,
     overrides: Set = None,
     store: StoreAt = None,
+    cluster: Cluster = "default",
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Say which steps `run` would do, and why."""
-    _plan(_checked(file, overrides), _workspace(as_json, store=store))
+    _plan("deploy", _checked(file, overrides), _workspace(as_json, cluster, address, store))
 
 
 @app.command()
@@ -722,7 +740,7 @@ def _run(last: str, file: str, overrides: list[str] | None, workspace: Workspace
         mend = "add `tune: {space: {learning_rate: {log: [1.0e-4, 0.1]}}}`"
         raise ConfigError("tune", None, "is missing, so there is nothing to search", mend)
     if dry_run:
-        _plan(experiment, workspace)
+        _plan(last, experiment, workspace)
         return
     from trimtab import run as whole
 
@@ -752,15 +770,17 @@ def _order(
     workspace.screen.record(adaptation.order(verb, experiments.load(file), workspace, settings, fields))
 
 
-def _plan(experiment: Experiment, workspace: Workspace) -> None:
-    from trimtab import pipeline
+def _plan(last: str, experiment: Experiment, workspace: Workspace) -> None:
+    from trimtab import endpoint, pipeline
 
-    workspace.screen.rows(
-        [
-            {"step": step.step, "would": "skip" if step.skip else "run", "why": step.why, "key": step.key}
-            for step in pipeline.plan(experiment, workspace.store)
-        ]
-    )
+    rows = [
+        {"step": step.step, "would": "skip" if step.skip else "run", "why": step.why, "key": step.key}
+        for step in pipeline.plan(experiment, workspace.store)
+    ]
+    if last == "deploy":
+        would, why = endpoint.outlook(experiment, workspace)
+        rows.append({"step": "deploy", "would": would, "why": why, "key": ""})
+    workspace.screen.rows(rows)
 
 
 def _workspace(

@@ -43,7 +43,7 @@ train:
   early_stopping: {{metric: accuracy, patience: 5}}
 
 serve:
-  route: /
+  route: /{name}          # its own on this cluster
   replicas: {{min: 1, max: 1}}
   objective: {{}}           # accuracy_at_least: 0.9 refuses to deploy anything worse
 """

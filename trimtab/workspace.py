@@ -42,9 +42,13 @@ class Workspace:
         """The running cluster. Raises ClusterError when there is none."""
         return session.require(self.cluster_name, self.address, on_word=self._word)
 
+    def running_cluster(self) -> Session | None:
+        """The running cluster, or None. Raises as `session.find`."""
+        return session.find(self.cluster_name, self.address, on_word=self._word)
+
     def cluster_or_new(self) -> Session:
         """The running cluster, brought up here when there is none."""
-        found = session.find(self.cluster_name, self.address, on_word=self._word)
+        found = self.running_cluster()
         return found if found is not None else self.up()
 
     def up(self, num_cpus: int | None = None, http_port: int | None = None) -> Session:

@@ -13,7 +13,7 @@ from cluster.session import Session
 
 Run = Callable[..., "CompletedProcess[str]"]
 VERBS = [
-    "run", "preprocess", "tune", "train", "evaluate", "deploy", "plan", "validate", "up", "down", "status",
+    "run", "preprocess", "tune", "train", "evaluate", "deploy", "undeploy", "plan", "validate", "up", "down", "status",
     "predict", "models", "logs", "stop", "doctor", "init", "config",
 ]  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_a_plan_has_the_search_between_the_data_and_the_training(
 ) -> None:
     done = trimtab("plan", str(experiment_file(tune={"space": {"width": {"uniform": [0.5, 2.0]}}})), "--json")
 
-    assert [row["step"] for row in json.loads(done.stdout)] == ["preprocess", "tune", "train", "evaluate"]
+    assert [row["step"] for row in json.loads(done.stdout)] == ["preprocess", "tune", "train", "evaluate", "deploy"]
 
 
 def test_an_unknown_option_is_a_usage_error(trimtab: Run) -> None:
@@ -118,6 +118,7 @@ def test_plan_says_what_would_run_and_loads_no_engine(trimtab: Run, experiment_f
         ("preprocess", "run"),
         ("train", "run"),
         ("evaluate", "run"),
+        ("deploy", "run"),
     ]
 
 
@@ -155,6 +156,22 @@ def test_down_without_a_cluster_says_so(trimtab: Run) -> None:
     assert "not running" in done.stderr
 
 
+def test_what_could_not_be_served_is_refused_before_anything_is_trained_and_the_plan_says_it(
+    trimtab: Run, cluster: Session, home: Path, experiment_file: Callable[..., Path]
+) -> None:
+    env = {"TRIMTAB_HOME": str(home), "TRIMTAB_CLUSTER": cluster.name}
+    path = str(experiment_file(name="large", serve={"cpus_per_replica": 60.0}))
+
+    done, planned = trimtab("run", path, env=env), trimtab("plan", path, "--json", env=env)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "trimtab: serve.cpus_per_replica = 60.0: replicas.min 1 of them need"
+    )
+    assert "preprocess" not in done.stderr
+    assert [(row["step"], row["would"]) for row in json.loads(planned.stdout)][-1] == ("deploy", "fail")
+
+
 def test_status_and_logs_speak_of_the_running_cluster(trimtab: Run, cluster: Session, home: Path) -> None:
     env = {"TRIMTAB_HOME": str(home), "TRIMTAB_CLUSTER": cluster.name}
 
@@ -163,3 +180,6 @@ def test_status_and_logs_speak_of_the_running_cluster(trimtab: Run, cluster: Ses
     assert status["running"] is True
     assert status["dashboard"] == cluster.dashboard_url
     assert trimtab("logs", "no-such-job", env=env).returncode == 4
+    unknown = trimtab("undeploy", "no-such-endpoint", env=env)
+    assert unknown.returncode == 2
+    assert "NAME = 'no-such-endpoint': is no endpoint of this cluster; endpoints there are:" in unknown.stderr
