@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster import experiment as experiments
 from cluster.config import Experiment
 from cluster.errors import ConfigError, TrimtabError, UserError
+from trimtab import given
 
 if TYPE_CHECKING:
     from trimtab.workspace import Workspace
@@ -102,14 +102,14 @@ def run(
         from trimtab.kubernetes import run as on_kubernetes
 
         screen = _workspace(as_json).screen
-        on_kubernetes.run(experiments.load(file, overrides or ()), screen, context, overlay, dry_run)
+        on_kubernetes.run(given.experiment(file, overrides or ()), screen, context, overlay, dry_run)
         return
     workspace = _workspace(as_json, cluster, address, store)
     _run("deploy", file, overrides, workspace, inline, dry_run)
     if watch and not dry_run:
         from trimtab import history as past
 
-        past.follow(experiments.load(file, overrides or ()), workspace)
+        past.follow(given.experiment(file, overrides or ()), workspace)
 
 
 @app.command()
@@ -184,7 +184,7 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Serve a model version that exists, with the file's serve section."""
-    experiment = experiments.load(file, overrides or ())
+    experiment = given.experiment(file, overrides or ())
     workspace = _workspace(as_json, cluster, address, store)
     from trimtab import endpoint
 
@@ -225,7 +225,7 @@ def rollback(
     """Take back a version that is being tried; else serve the one before the stable one again, in place."""
     from trimtab import endpoint, rollout
 
-    experiment, workspace = experiments.load(file), _workspace(as_json, cluster, address, store)
+    experiment, workspace = given.experiment(file), _workspace(as_json, cluster, address, store)
     if (said := rollout.taken_back(experiment, workspace, dry_run=dry_run)) is not None:
         workspace.screen.record(said)
         return
@@ -249,7 +249,7 @@ def canary(
     """Try a version beside the stable one: unseen, then for a growing share of the requests, judged all the while."""
     from trimtab import rollout
 
-    experiment, workspace = experiments.load(file), _workspace(as_json, store=store)
+    experiment, workspace = given.experiment(file), _workspace(as_json, store=store)
     found = workspace.registry.version(experiment.name, version)
     workspace.screen.record(rollout.canary(experiment, found, workspace, force=force))
 
@@ -265,7 +265,7 @@ def promote(
     """Have a version answer all requests now, without waiting for what is still to be shown."""
     from trimtab import rollout
 
-    experiment, workspace = experiments.load(file), _workspace(as_json, store=store)
+    experiment, workspace = given.experiment(file), _workspace(as_json, store=store)
     found = workspace.registry.version(experiment.name, version) if version else None
     workspace.screen.record(rollout.promote(experiment, found, workspace, force=force))
 
@@ -359,7 +359,7 @@ def kubernetes_render(
     """Write the objects of an experiment for `kubectl apply`."""
     from trimtab.kubernetes import manifests, verbs
 
-    experiment, workspace = experiments.load(file, overrides or ()), _workspace(as_json, store=store)
+    experiment, workspace = given.experiment(file, overrides or ()), _workspace(as_json, store=store)
     found = verbs.version_of(experiment, version, workspace)
     served = found and dataclasses.replace(found, is_pinned=pin)
     made = verbs.files(experiment, served, overlay)
@@ -442,7 +442,7 @@ def predict(
     from trimtab import endpoint
 
     workspace = _workspace(as_json, cluster, address)
-    workspace.screen.record(endpoint.predict(experiments.load(file), body, workspace.cluster()))
+    workspace.screen.record(endpoint.predict(given.experiment(file), body, workspace.cluster()))
 
 
 @app.command()
@@ -461,7 +461,7 @@ def feedback(
     from trimtab import feedback as said
 
     workspace = _workspace(as_json, cluster, address, store)
-    experiment = experiments.load(file)
+    experiment = given.experiment(file)
     if words is None:
         workspace.screen.record(said.summary(experiment, workspace))
     else:
@@ -479,7 +479,7 @@ def drift(
     from trimtab import drift as looking
 
     workspace = _workspace(as_json, store=store)
-    workspace.screen.record(looking.look(experiments.load(file), workspace, window))
+    workspace.screen.record(looking.look(given.experiment(file), workspace, window))
 
 
 @app.command()
@@ -553,8 +553,9 @@ def init(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("experiment.yaml"),
     name: Annotated[str | None, typer.Option(help="Name of the model; by default the data's.")] = None,
     task: Annotated[
-        Literal["images", "custom"], typer.Option(help="`custom` writes a task of your own too.")
-    ] = "images",
+        Literal["images", "sentiment", "answers", "recommend", "custom"] | None,
+        typer.Option(help="By default what the data looks like; `custom` writes a task of your own too."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a commented experiment file that fits your data, or the skeleton of a task of your own."""
@@ -565,7 +566,7 @@ def init(
         files = skeleton.skeleton(name or scaffold.name_from(Path(data or "mine")), data, out)
         screen.record({"wrote": [str(path) for path in files], "next": f"trimtab validate {out}"})
         return
-    made = scaffold.scaffold(name or scaffold.name_from(Path(data or "digits")), data, out)
+    made = scaffold.scaffold(name or scaffold.name_from(Path(data or "digits")), data, out, task)
     screen.record({"wrote": str(made), "next": f"trimtab run {made}"})
 
 
@@ -583,7 +584,7 @@ def watch(
     """Watch an endpoint live: objective, arrivals, delay, rungs, replicas, the last decisions and why."""
     from trimtab import adaptation
 
-    adaptation.watch(experiments.load(file), _workspace(as_json, store=store), once=once, every_s=every)
+    adaptation.watch(given.experiment(file), _workspace(as_json, store=store), once=once, every_s=every)
 
 
 @app.command()
@@ -592,7 +593,7 @@ def explain(file: File, store: StoreAt = None, as_json: Json = False) -> None:
     from trimtab import adaptation
 
     workspace = _workspace(as_json, store=store)
-    found = adaptation.explained(experiments.load(file), workspace)
+    found = adaptation.explained(given.experiment(file), workspace)
     if as_json:
         workspace.screen.json(dataclasses.asdict(found))
     else:
@@ -676,7 +677,7 @@ def monitor(
     from trimtab import monitor as watching
 
     watching.watch(
-        experiments.load(file, overrides or ()), stream, _workspace(as_json, cluster, address, store),
+        given.experiment(file, overrides or ()), stream, _workspace(as_json, cluster, address, store),
         topics=topics, follow=follow, fresh=fresh, patience_s=patience, drain_s=drain,
     )  # fmt: skip
 
@@ -698,9 +699,9 @@ def alerts(
 
     screen = (workspace := _workspace(as_json, store=store)).screen
     if resend:
-        screen.record(kept.resend(experiments.load(file), workspace, drain))
+        screen.record(kept.resend(given.experiment(file), workspace, drain))
         return
-    found = kept.found(experiments.load(file), workspace, since, topic, undelivered)
+    found = kept.found(given.experiment(file), workspace, since, topic, undelivered)
     if as_json:
         screen.json(found)
         return
@@ -753,7 +754,7 @@ def _run(last: str, file: str, overrides: list[str] | None, workspace: Workspace
 
 def _checked(file: str, overrides: list[str] | None) -> Experiment:
     """The experiment, its search space too."""
-    experiment = experiments.load(file, overrides or ())
+    experiment = given.experiment(file, overrides or ())
     if experiment.tune is not None:
         from tune.spec import space_of
 
@@ -767,7 +768,7 @@ def _order(
     from trimtab import adaptation
 
     workspace = _workspace(as_json, store=store)
-    workspace.screen.record(adaptation.order(verb, experiments.load(file), workspace, settings, fields))
+    workspace.screen.record(adaptation.order(verb, given.experiment(file), workspace, settings, fields))
 
 
 def _plan(last: str, experiment: Experiment, workspace: Workspace) -> None:

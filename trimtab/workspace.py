@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cluster import session
+from cluster.errors import StoreError
 from cluster.session import Session
 from cluster.state import default_store
 from cluster.store import Store
@@ -30,7 +31,11 @@ class Workspace:
     @cached_property
     def store(self) -> Store:
         """Raises StoreError when the place cannot be written."""
-        return Store.open(self.store_uri or default_store())
+        uri = self.store_uri or default_store()
+        try:
+            return Store.open(uri)
+        except RuntimeError as error:  # what Path.expanduser raises
+            raise StoreError("store", uri, f"is nobody's home ({error})", "write the path out") from error
 
     @cached_property
     def registry(self) -> Registry:
