@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from cluster.config import Adapt, Experiment
-from cluster.errors import NotFoundError, UserError
+from cluster.errors import DeadlineError, NotFoundError, UserError
 from cluster.store import Store
 from serve.adapt import explain as words
 from serve.adapt import mailbox, record, replay
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 30.0
 STALE_S = 5.0
+GONE_S = 30.0  # without a line in its record, an actor is no longer waited for: Serve starts a dead one anew in less
 STORE_LOOK_S, STORE_STALE_S = 5.0, 20.0  # an object store's copy of the record comes every ten seconds
 
 
@@ -150,24 +151,36 @@ def _bounds(entries: Sequence[Entry], overrides: Sequence[str]) -> Bounds:
 
 
 def watch(experiment: Experiment, workspace: Workspace, *, once: bool, every_s: float) -> None:
-    """Until it is interrupted: a view that renews itself on a terminal, a line (JSON with --json) elsewhere."""
+    """Until it is interrupted: a view that renews itself on a terminal, a line (JSON with --json) elsewhere.
+
+    Raises NotFoundError where nothing is recorded, DeadlineError when nothing has been for a while.
+    """
     screen = workspace.screen
-    shown, is_near = 0.0, workspace.store.local is not None
+    shown, shown_at, is_near = 0.0, time.monotonic(), workspace.store.local is not None
     with screen.live() as show:
         while True:
             entries = recent(experiment, workspace)
             found = figures(entries, time.time())
-            if found["at"] != shown or once:
-                shown = found["at"]
-                if screen.as_json:
-                    screen.line(found)
-                elif screen.is_terminal and not once:
-                    show(view(found, STALE_S if is_near else STORE_STALE_S))
-                else:
-                    screen.text(line(found))
+            is_fresh = found["at"] != shown
+            if screen.is_terminal and not (screen.as_json or once):
+                show(view(found, STALE_S if is_near else STORE_STALE_S))
+            elif is_fresh and screen.as_json:
+                screen.line(found)
+            elif is_fresh:
+                screen.text(line(found))
             if once:
                 return
+            if is_fresh:
+                shown, shown_at = found["at"], time.monotonic()
+            elif time.monotonic() - shown_at > (GONE_S if is_near else GONE_S + STORE_STALE_S):
+                raise _gone(experiment, found)
             time.sleep(every_s if is_near else max(every_s, STORE_LOOK_S))
+
+
+def _gone(experiment: Experiment, found: Mapping[str, Any]) -> DeadlineError:
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["at"]))
+    mend = "see trimtab status, or serve it again: trimtab deploy"
+    return DeadlineError(f"the adaptation of {experiment.name} has recorded nothing since {since}; {mend}")
 
 
 def figures(entries: Sequence[Entry], now: float) -> dict[str, Any]:

@@ -79,6 +79,7 @@ Overlay = Annotated[
 
 @app.command()
 def run(
+    given_by: typer.Context,
     file: File,
     overrides: Set = None,
     store: StoreAt = None,
@@ -95,14 +96,12 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Do it all: preprocess, tune (where asked), train, evaluate, deploy; skip what has not changed."""
+    _refuse_flags(given_by, kubernetes)
     if kubernetes:
-        if watch:
-            mend = "leave one of the two away; trimtab history NAME shows what is in the store"
-            raise UserError("--watch", True, "does not go with --kubernetes", mend)
         from trimtab.kubernetes import run as on_kubernetes
 
         screen = _workspace(as_json).screen
-        on_kubernetes.run(given.experiment(file, overrides or ()), screen, context, overlay, dry_run)
+        on_kubernetes.run(_checked(file, overrides), screen, context, overlay, dry_run)
         return
     workspace = _workspace(as_json, cluster, address, store)
     _run("deploy", file, overrides, workspace, inline, dry_run)
@@ -292,7 +291,7 @@ def retrain(
     said: dict[str, object] = {"endpoint": made.name, "order": made.id, "job": made.job_id}
     if wait:
         with workspace.screen:
-            result = again.wait(made, workspace)
+            result = again.wait(made, experiment, workspace)
         said |= {"fate": result.fate, "version": result.version, "words": result.words}
     workspace.screen.record(said)
 
@@ -340,7 +339,7 @@ def validate(file: File, overrides: Set = None, as_json: Json = False) -> None:
 
 
 @config_app.command("schema")
-def config_schema() -> None:
+def config_schema(as_json: Json = True) -> None:  # noqa: ARG001 it is JSON in any case
     """The JSON schema of the experiment file, for editors."""
     typer.echo(json.dumps(Experiment.model_json_schema(), indent=2))
 
@@ -750,6 +749,21 @@ def _run(last: str, file: str, overrides: list[str] | None, workspace: Workspace
     workspace.screen.record(outcome.table())
     if outcome.endpoint and not workspace.screen.as_json:
         workspace.screen.text(f"\ntry it:\n{outcome.curl()}")
+
+
+def _refuse_flags(given_by: typer.Context, kubernetes: bool) -> None:
+    """Flags of `run` that would be without effect where it runs. One in the environment stands for all commands."""
+    names: tuple[str, ...]
+    if kubernetes:
+        names, problem = ("store", "cluster", "address", "inline", "watch"), "does not go with --kubernetes"
+        mend = "leave one of the two away; the file's section kubernetes says where, --context which cluster"
+    else:
+        names, problem = ("context", "overlay"), "goes with --kubernetes alone"
+        mend = "leave it away, or add --kubernetes"
+    for name in names:
+        source = given_by.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UserError(f"--{name}", given_by.params[name], problem, mend)
 
 
 def _checked(file: str, overrides: list[str] | None) -> Experiment:

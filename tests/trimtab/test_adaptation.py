@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.errors import NotFoundError, UserError
+from cluster.errors import DeadlineError, NotFoundError, UserError
 from cluster.experiment import parse
 from cluster.store import Store
 from serve.adapt import mailbox
@@ -92,6 +92,21 @@ def test_the_record_in_an_object_store_is_looked_at_from_anywhere(
     assert [(found["ticks"], found["same"], found["problems"]) for found in replayed] == [(300, True, [])] * 2
     assert isinstance(missing.exception, NotFoundError)
     assert any(event["event"] == "action" for event in Tail("digits", Workspace(Screen(), store_uri=uri), 0.0).fresh())
+
+
+@pytest.mark.usefixtures("recorded")
+def test_watching_ends_with_a_sentence_when_no_actor_writes_the_record(
+    workspace: Workspace, experiment_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptation, "GONE_S", 0.1)
+
+    done = CliRunner().invoke(
+        app, ["watch", str(experiment_file()), "--json", "--every", "0.1", "--store", str(workspace.store_uri)]
+    )
+
+    assert len(done.stdout.splitlines()) == 1  # what was recorded last is shown, once
+    assert isinstance(done.exception, DeadlineError)
+    assert "the adaptation of digits has recorded nothing since 1970-01-12" in str(done.exception)
 
 
 def test_other_settings_say_what_would_differ(recorded: Path) -> None:

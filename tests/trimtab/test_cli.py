@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from typer.testing import CliRunner
 
+from cluster.errors import UserError
 from cluster.session import Session
+from trimtab.cli import app, config_app, kubernetes_app, main
 
 Run = Callable[..., "CompletedProcess[str]"]
 VERBS = [
@@ -109,6 +113,49 @@ def test_data_that_is_not_there_is_said_before_any_cluster_starts(
     assert done.returncode == 2
     assert words in done.stderr
     assert "up in" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(
+            ["--kubernetes", "--address", "http://x"], "--address = 'http://x': does not go with", id="address"
+        ),
+        pytest.param(["--kubernetes", "--inline"], "--inline = True: does not go with --kubernetes", id="inline"),
+        pytest.param(["--kubernetes", "--watch"], "--watch = True: does not go with --kubernetes", id="watch"),
+        pytest.param(["--kubernetes", "--store", "x"], "--store = 'x': does not go with --kubernetes", id="store"),
+        pytest.param(
+            ["--kubernetes", "--cluster", "x"], "--cluster = 'x': does not go with --kubernetes", id="cluster"
+        ),
+        pytest.param(["--context", "x"], "--context = 'x': goes with --kubernetes alone", id="context"),
+        pytest.param(["--overlay", "gpu"], "--overlay = 'gpu': goes with --kubernetes alone", id="overlay"),
+    ],
+)
+def test_a_flag_that_would_be_without_effect_is_refused(
+    experiment_file: Callable[..., Path], arguments: list[str], words: str
+) -> None:
+    done = CliRunner().invoke(app, ["run", str(experiment_file()), "--dry-run", *arguments])
+
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception).startswith(words)
+
+
+def test_an_address_in_the_environment_is_for_other_commands_and_json_is_json(
+    experiment_file: Callable[..., Path],
+) -> None:
+    arguments = ["run", str(experiment_file()), "--dry-run", "--kubernetes", "--json"]
+
+    done = CliRunner().invoke(app, arguments, env={"TRIMTAB_ADDRESS": "http://x", "TRIMTAB_STORE": "x"})
+
+    assert {"RayJob", "RayService"} <= {one["kind"] for one in json.loads(done.stdout)}
+
+
+def test_every_verb_has_json() -> None:
+    verbs = [*app.registered_commands, *config_app.registered_commands, *kubernetes_app.registered_commands]
+
+    assert [
+        verb.callback for verb in verbs if "as_json" not in inspect.signature(verb.callback or main).parameters
+    ] == []
 
 
 def test_plan_says_what_would_run_and_loads_no_engine(trimtab: Run, experiment_file: Callable[..., Path]) -> None:

@@ -41,7 +41,10 @@ def run(experiment: Experiment, screen: Screen, context: str | None, overlay: st
     if dry_run:
         placeholder = Version("KNOWN-AFTER-THE-TRAINING", 0)
         every = objects + _part(objects_of(experiment, placeholder, overlay), "serving", "RayService")
-        screen.text(manifests.dump(every).rstrip())
+        if screen.as_json:
+            screen.json(every)
+        else:
+            screen.text(manifests.dump(every).rstrip())
         return
     server, say = Server.connect(context), _words(screen)
     _prepare(server, experiment, objects, say)
