@@ -16,14 +16,13 @@ from pydantic import ValidationError
 
 from cluster.config import Adapt, Experiment
 from cluster.errors import DeadlineError, NotFoundError, UserError
-from cluster.store import Store
 from serve.adapt import explain as words
 from serve.adapt import mailbox, record, replay
 from serve.adapt.bounds import Bounds
 from serve.adapt.journal import STATE, Entry, Reading, read
 from serve.adapt.proposals import FIELDS, Command
 from serve.adapt.signals import Snapshot
-from trimtab.workspace import Workspace
+from trimtab.workspace import Workspace, opened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -86,8 +85,15 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise UserError("SETTING", text, "is no NAME=VALUE", "write it as max_batch=16")
     _check_field("SETTING", name)
-    found = yaml.safe_load(value)
+    found = _value("SETTING", text, value)
     return name, [found] if name == "variants" and isinstance(found, str) else found
+
+
+def _value(field: str, text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: what only looks like a date
+        raise UserError(field, text, "has a value that is none", "write a number, a word or a list: [a, b]") from None
 
 
 def _check_field(field: str, name: str) -> None:
@@ -116,7 +122,7 @@ def _reading(place: str) -> Reading:
     """Of a path, or of a folder or segment in an object store."""
     if "://" in place:
         parent, _, last = place.rstrip("/").rpartition("/")
-        reading = record.whole(Store.open(parent), last)
+        reading = record.whole(opened(parent), last)
         is_there = bool(reading.entries or reading.problems)
     elif is_there := (path := Path(place)).exists():
         reading = read(path)
@@ -141,7 +147,7 @@ def _bounds(entries: Sequence[Entry], overrides: Sequence[str]) -> Bounds:
             known = ", ".join(f"adapt.{name}" for name in names)
             raise UserError("--set", text, "is no setting that a replay can change", f"known are {known}")
         try:
-            tree[names[name]] = getattr(Adapt.model_validate({name: yaml.safe_load(value)}), name)
+            tree[names[name]] = getattr(Adapt.model_validate({name: _value("--set", text, value)}), name)
         except ValidationError as error:
             raise UserError("--set", text, error.errors(include_url=False)[0]["msg"], "mend it") from None
     return Bounds.from_json(tree)

@@ -42,7 +42,7 @@ def experiment(file: str, overrides: Iterable[str] = ()) -> Experiment:
 def check(field: str, value: str, data: bytes) -> None:
     """Raises ConfigError for YAML that means something else than it says; what is no YAML at all is for its reader."""
     try:
-        yaml.load(data.decode("utf-8-sig"), _Strict)  # noqa: S506 it is a SafeLoader
+        yaml.load(data.decode("utf-8-sig"), Strict)  # noqa: S506 it is a SafeLoader
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         problem = f"is not UTF-8 at line {line} (byte 0x{data[error.start]:02x})"
@@ -52,19 +52,23 @@ def check(field: str, value: str, data: bytes) -> None:
         raise ConfigError(field, value, problem, "remove it") from None
     except RecursionError:
         raise ConfigError(field, value, "is nested too deeply", "close a bracket earlier") from None
-    except _Refused as error:
+    except Refused as error:
         raise ConfigError(field, value, error.problem, error.mend) from None
     except yaml.YAMLError:
         return
 
 
-class _Refused(Exception):
+class Refused(Exception):
+    """What YAML would take and a person has not meant; its text is fit to be shown."""
+
     def __init__(self, problem: str, mend: str) -> None:
         self.problem, self.mend = problem, mend
         super().__init__(problem)
 
 
-class _Strict(yaml.SafeLoader):
+class Strict(yaml.SafeLoader):
+    """Raises Refused for a key that stands twice, and for a value that only looks like a date or a number."""
+
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Here each mapping still has its own keys alone: one that `<<` brings may be set again."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -75,7 +79,7 @@ class _Strict(yaml.SafeLoader):
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in lines:
                 problem = f"has the key `{key.value[:MOST_NAME]}` twice, at line {lines[name]} and at line {line}"
-                raise _Refused(problem, "remove one of the two")
+                raise Refused(problem, "remove one of the two")
             lines[name] = line
         return node
 
@@ -84,4 +88,4 @@ class _Strict(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except ValueError as error:  # a date with a thirteenth month, a number without digits
             problem = f"has {str(node.value)[:MOST_NAME]} at line {node.start_mark.line + 1} ({first_line(error)})"
-            raise _Refused(problem, "put it in quotes") from None
+            raise Refused(problem, "put it in quotes") from None

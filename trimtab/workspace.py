@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from cluster import session
 from cluster.errors import StoreError
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
     from cluster.registry import Registry
 
 
+def opened(uri: str) -> Store:
+    """The store at a folder or a URI as a person has typed it. Raises StoreError."""
+    parts = urlsplit(uri)
+    if "://" in uri and parts.scheme != "file" and not parts.netloc:
+        raise StoreError("store", uri, "names no bucket", f"write it as {parts.scheme}://bucket/prefix")
+    try:
+        return Store.open(uri)
+    except RuntimeError as error:  # what Path.expanduser raises
+        raise StoreError("store", uri, f"is nobody's home ({error})", "write the path out") from error
+
+
 @dataclass(frozen=True)
 class Workspace:
     screen: Screen
@@ -31,11 +43,7 @@ class Workspace:
     @cached_property
     def store(self) -> Store:
         """Raises StoreError when the place cannot be written."""
-        uri = self.store_uri or default_store()
-        try:
-            return Store.open(uri)
-        except RuntimeError as error:  # what Path.expanduser raises
-            raise StoreError("store", uri, f"is nobody's home ({error})", "write the path out") from error
+        return opened(self.store_uri or default_store())
 
     @cached_property
     def registry(self) -> Registry:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.errors import DeadlineError, NotFoundError, UserError
+from cluster.errors import DeadlineError, NotFoundError, StoreError, UserError
 from cluster.experiment import parse
 from cluster.store import Store
 from serve.adapt import mailbox
@@ -26,7 +26,7 @@ from trimtab import adaptation
 from trimtab.cli import app
 from trimtab.history import Tail
 from trimtab.screen import Screen
-from trimtab.workspace import Workspace
+from trimtab.workspace import Workspace, opened
 
 NOW = 1_000_000.0
 EXPERIMENT = parse({"name": "digits", "data": {"source": {"kind": "digits"}}, "serve": {"replicas": {"max": 4}}})
@@ -182,3 +182,16 @@ def test_an_order_goes_to_the_actor_and_its_refusal_comes_back(recorded: Path, w
 
     assert seen[0].changes == {"variants": ["student-fp32"], "max_batch": 4, "caution": 2.5}
     assert said == {"endpoint": "digits", "paused": "no", "pinned": ["variants"], "envelope": {"epoch": 2}}
+
+
+@pytest.mark.parametrize("text", ["replicas=2020-13-45", "replicas=[", "max_batch='"])
+def test_a_value_that_is_none_is_said_before_anything_is_sent(workspace: Workspace, text: str) -> None:
+    with pytest.raises(UserError, match=r"SETTING = .*: has a value that is none"):
+        adaptation.order("set", EXPERIMENT, workspace, [text])
+
+
+def test_a_place_without_a_bucket_is_no_store() -> None:
+    with pytest.raises(StoreError, match="store = 's3://': names no bucket; write it as s3://bucket/prefix"):
+        opened("s3://")
+    with pytest.raises(StoreError, match="nobody's home"):
+        opened("~nobody-here/x")
