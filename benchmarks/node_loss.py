@@ -35,7 +35,7 @@ from cluster.session import Session
 from cluster.store import Store
 from ladder.bundle import Bundle, write_bundle
 from ladder.variants import export_onnx
-from serve import deploy
+from serve import deploy, presence
 from tasks.images import Images
 from tasks.task import Encoding
 
@@ -213,7 +213,9 @@ def _train(cluster: Session) -> str:
 
 
 def _replicas(cluster: Session, name: str) -> list[dict[str, Any]]:
-    found = sessions.rest(cluster, "GET", sessions.APPLICATIONS)["applications"][name]["deployments"][deploy.DEPLOYMENT]
+    found = sessions.rest(cluster, "GET", sessions.APPLICATIONS)["applications"][name]["deployments"][
+        presence.DEPLOYMENT
+    ]
     return [one for one in found["replicas"] if one["state"] == "RUNNING"]
 
 

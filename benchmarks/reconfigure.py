@@ -25,7 +25,7 @@ from benchmarks.changes import CONNECTIONS, TIMEOUT_S, Change, Load, Round, put_
 from benchmarks.endpoint import Endpoint
 from benchmarks.servers import PEERS, PeerError, Server
 from cluster import session
-from serve import deploy
+from serve import presence
 
 PEER = "serve-batch"
 REPLICAS = (1, 2, 4)
@@ -118,7 +118,7 @@ _numbers = itertools.count(1)  # of settings, one after the other over the whole
 def ours_round(ours: Endpoint, num_replicas: int) -> Round:
     from ray import serve
 
-    handle = serve.get_deployment_handle(deploy.DEPLOYMENT, ours.bundle.name)
+    handle = serve.get_deployment_handle(presence.DEPLOYMENT, ours.bundle.name)
     row = np.zeros((1, *ours.bundle.encoding.shape), np.uint8)
     body, head_length = payloads.binary_body(row)
     headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(head_length)}

@@ -19,7 +19,7 @@ from cluster import dashboard, head, ports, state
 from cluster.errors import ClusterError, DeadlineError, NotFoundError, TrimtabError
 from cluster.state import Session, Words, home
 
-__all__ = ["Session", "connect", "down", "driver_env", "find", "home", "require", "rest", "status", "up"]
+__all__ = ["Session", "connect", "down", "driver_env", "find", "home", "require", "resources", "rest", "status", "up"]
 
 NAMESPACE = "trimtab"
 APPLICATIONS = "/api/serve/applications/"  # all of Serve: answers once a head is ready
@@ -292,6 +292,16 @@ def status(name: str | None = None, address: str | None = None) -> dict[str, Any
         "applications": {name: _application(details) for name, details in applications.items()},
         "jobs": [{"job": job["submission_id"], "status": job["status"]} for job in jobs if job.get("submission_id")],
     }
+
+
+def resources(session: Session) -> dict[str, float]:
+    """What the nodes that are alive have of each kind together, whoever holds it now: CPU, GPU, memory in bytes."""
+    found: dict[str, float] = {}
+    for node in rest(session, "GET", "/api/v0/nodes?detail=1")["data"]["result"]["result"]:
+        if node["state"] == "ALIVE":
+            for kind, number in _node(node)["resources"].items():
+                found[kind] = found.get(kind, 0.0) + number
+    return found
 
 
 def _node(node: dict[str, Any]) -> dict[str, Any]:

@@ -62,11 +62,13 @@ def home() -> Path:
     Raises:
         ClusterError: it cannot be made.
     """
-    path = Path(os.environ.get("TRIMTAB_HOME") or Path.home() / ".trimtab").absolute()
+    given = os.environ.get("TRIMTAB_HOME") or "~/.trimtab"
     try:
+        path = Path(given).expanduser().absolute()  # a shell leaves a ~ in quotes as it is
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as e:
-        raise ClusterError("TRIMTAB_HOME", str(path), f"cannot be made ({e.strerror})", "name a writable folder") from e
+    except (OSError, RuntimeError) as e:  # RuntimeError: nobody has that home
+        problem = f"cannot be made ({getattr(e, 'strerror', None) or e})"
+        raise ClusterError("TRIMTAB_HOME", given, problem, "name a writable folder") from e
     return path
 
 
@@ -144,6 +146,7 @@ def is_locked(name: str) -> bool:
 
 def _read(path: str, what: str) -> str:
     try:
-        return Path(path).read_text().strip()
-    except OSError as e:
-        raise UnauthorisedError(f"{what} cannot be read from {path} ({e.strerror})") from e
+        return Path(path).expanduser().read_text().strip()
+    except (OSError, RuntimeError, UnicodeDecodeError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise UnauthorisedError(f"{what} cannot be read from {path} ({why})") from e

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from cluster.config import CsvSource, Experiment, InteractionsSource, JsonlSource, ParquetSource
 from jobs.source_records import Columns
 from jobs.source_rows import PATH, SCHEMA, TEST, VALIDATION, File, Place, Reading, Row, container_errors
-from jobs.source_tables import Csv, Jsonl, Parquet, Table, missing
+from jobs.source_tables import Csv, Jsonl, Parquet, Table, check_names
 from tasks import wording
 from tasks.catalogue import CATALOGUE, HISTORIES, MAX_ITEMS, Catalogue, Item, pack_histories
 from tasks.task import Rejected
@@ -65,10 +65,7 @@ class Interactions:
             for file in _files(place):
                 if file.size == 0:
                     raise place.error("is empty", "fetch or make the file anew", file.name)
-                there = _columns_there(place, file.name, columns)
-                for setting, wanted in named:
-                    if wanted not in there:
-                        raise missing(setting, wanted, there, place.origin(file.name))
+                check_names(named, _columns_there(place, file.name, columns), place.origin(file.name))
 
     def has_test(self) -> bool:
         return True

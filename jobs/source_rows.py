@@ -79,7 +79,7 @@ class Place:
             if info.type == fs.FileType.File:
                 return [File(info.base_name, info.size, info.mtime_ns or 0)]
             found = system.get_file_info(fs.FileSelector(root, recursive=True))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: pyarrow's, of a path that can be none
             raise self.error(f"cannot be read ({_words(error)})", "name one that you may read") from error
         base = root.rstrip("/") + "/"
         files = [File(i.path.removeprefix(base), i.size, i.mtime_ns or 0) for i in found if i.type == fs.FileType.File]

@@ -11,6 +11,7 @@ import csv
 import difflib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -66,10 +67,7 @@ class Table(abc.ABC):
             for file in self.files(place)[:NUM_CHECKED_FILES]:
                 if file.size == 0:
                     raise place.error("is empty", "fetch or make the file anew", file.name)
-                there = self.columns_there(place, file.name)
-                for setting, wanted in self.columns.named():
-                    if wanted not in there:
-                        raise missing(setting, wanted, there, place.origin(file.name))
+                check_names(self.columns.named(), self.columns_there(place, file.name), place.origin(file.name))
 
     def has_test(self) -> bool:
         return self.source.test_path is not None
@@ -147,7 +145,17 @@ class Jsonl(Table):
         return [JsonlRows(place, None, name, columns)]
 
 
-def missing(setting: str, wanted: str, there: list[str], file: str) -> DataError:
+def check_names(named: Sequence[tuple[str, str]], there: list[str], file: str) -> None:
+    """Raises DataError where a column, given as (setting, name), is not in a file, or is there twice."""
+    for setting, wanted in named:
+        if wanted not in there:
+            raise _missing(setting, wanted, there, file)
+        if there.count(wanted) > 1:
+            mend = "give each column a name of its own"
+            raise DataError(f"data.source.{setting}", wanted, f"{file} has two columns of that name", mend)
+
+
+def _missing(setting: str, wanted: str, there: list[str], file: str) -> DataError:
     nearness = {name: difflib.SequenceMatcher(None, wanted.lower(), name.lower()).ratio() for name in there}
     nearest = sorted(there, key=lambda name: (-nearness[name], name))
     names = (", ".join(nearest[:20]) or "none").encode("utf-8", "replace").decode()

@@ -15,8 +15,7 @@ from ray.serve.config import DeploymentActorConfig
 
 from cluster.config import Section
 from serve.adapt.actor import Actor
-from serve.deploy import DEPLOYMENT
-from serve.presence import ACTOR
+from serve.presence import ACTOR, DEPLOYMENT
 from serve.replica import Replica
 
 # The queue with its bound is ours, in the replica: this only has to be more than a replica can hold.

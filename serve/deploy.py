@@ -27,97 +27,22 @@ from cluster.errors import (
     UnauthorisedError,
     UserError,
 )
-from cluster.session import APPLICATIONS, Session, rest
+from cluster.session import APPLICATIONS, Session, resources, rest
 from ladder.bundle import Bundle
 from ladder.choose import Rung
 from ladder.latency import Latency
 from ladder.opening import executable
-from serve import standing
+from serve import code, standing
 from serve.adapt.bounds import TODAY, impossible
 from serve.ladder import check_served
+from serve.presence import DEPLOYMENT
 from tasks import own
 from tasks.task import code_version
 
 if TYPE_CHECKING:
     import httpx
 
-IMPORT_PATH, DEPLOYMENT = "serve.app:build", "Replica"
-SERVING_CODE = (
-    "cluster.cron",
-    "cluster.dashboard",
-    "cluster.feedback",
-    "cluster.history",
-    "cluster.ledger",
-    "cluster.metrics",
-    "cluster.orders",
-    "cluster.progress",
-    "cluster.served",
-    "cluster.submit",
-    "ladder.bundle",
-    "ladder.choose",
-    "ladder.latency",
-    "ladder.opening",
-    "ladder.profile",
-    "ladder.reference",
-    "ladder.variants",
-    "serve.adapt.actor",
-    "serve.adapt.actuator",
-    "serve.adapt.bounds",
-    "serve.adapt.candidacy",
-    "serve.adapt.capacity",
-    "serve.adapt.clerk",
-    "serve.adapt.drift",
-    "serve.adapt.errands",
-    "serve.adapt.evidence",
-    "serve.adapt.forecast",
-    "serve.adapt.guard",
-    "serve.adapt.journal",
-    "serve.adapt.jury",
-    "serve.adapt.keeper",
-    "serve.adapt.listener",
-    "serve.adapt.loop",
-    "serve.adapt.mailbox",
-    "serve.adapt.mistakes",
-    "serve.adapt.plain",
-    "serve.adapt.policy",
-    "serve.adapt.post",
-    "serve.adapt.proposals",
-    "serve.adapt.record",
-    "serve.adapt.replay",
-    "serve.adapt.rivals",
-    "serve.adapt.rollout",
-    "serve.adapt.rounds",
-    "serve.adapt.sentinel",
-    "serve.adapt.sequential",
-    "serve.adapt.signals",
-    "serve.adapt.state",
-    "serve.adapt.step",
-    "serve.adapt.streams",
-    "serve.adapt.triggers",
-    "serve.asks",
-    "serve.auth",
-    "serve.batcher",
-    "serve.bounds",
-    "serve.core",
-    "serve.counters",
-    "serve.envelope",
-    "serve.feedback",
-    "serve.hook",
-    "serve.ladder",
-    "serve.oip.bodies",
-    "serve.oip.messages",
-    "serve.oip.tensors",
-    "serve.openapi",
-    "serve.presence",
-    "serve.queues",
-    "serve.recorder",
-    "serve.replica",
-    "serve.rpc",
-    "serve.sketch",
-    "serve.standing",
-    "serve.web",
-    "serve.workers",
-)
+IMPORT_PATH = "serve.app:build"
 GRPC_SERVICES = ("serve.oip.service.add_to_server", "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server")
 POLL_S = 0.1
 MAX_ASKED = 20  # times in a row that the new version must answer
@@ -161,7 +86,7 @@ def deploy(
     wanted = application(bundle, version, session.dashboard_url, own.ship(bundle.experiment, bundle.store))
     with _alone(session):
         before = _configs(session)
-        _check_route(wanted, before)
+        _check_route(bundle.experiment, before)
         previous = before.get(bundle.name)
         _keep_replicas(wanted, previous, bundle.experiment)
         told = _standing_in(wanted, previous)
@@ -232,19 +157,36 @@ def _told(config: dict[str, Any] | None) -> Any:
     return config and [deployment.get("user_config") for deployment in config["deployments"]]
 
 
-def undeploy(session: Session, name: str, *, timeout_s: float = 60.0) -> None:
-    """Take the endpoint `name` away; others stay. Raises NotFoundError, DeadlineError."""
+def serving(session: Session, name: str) -> tuple[int, str]:
+    """The version that the endpoint `name` was told to serve, and its route. Raises UserError as `undeploy`."""
+    return _serving(_configs(session), name)
+
+
+def undeploy(session: Session, name: str, *, timeout_s: float = 60.0) -> tuple[int, str]:
+    """Take the endpoint `name` away, its replicas and its adaptation actor; others stay. Returns what it served.
+
+    Raises:
+        UserError: there is no such endpoint; it names those there are.
+        DeadlineError: it is still stopping after `timeout_s`; it will be gone.
+    """
     deadline = time.monotonic() + timeout_s
     with _alone(session):
         configs = _configs(session)
-        if name not in configs:
-            known = ", ".join(sorted(configs)) or "none"
-            raise NotFoundError(f"no endpoint {name!r}; endpoints there are: {known}")
+        served = _serving(configs, name)
         _put(session, {other: config for other, config in configs.items() if other != name})
     while name in _details(session):
         if time.monotonic() > deadline:
             raise DeadlineError(f"endpoint {name} is still stopping after {timeout_s:.0f} s; see trimtab status")
         time.sleep(POLL_S)
+    return served
+
+
+def _serving(configs: dict[str, dict[str, Any]], name: str) -> tuple[int, str]:
+    if name not in configs:
+        known = ", ".join(sorted(configs)) or "none"
+        raise UserError("NAME", name, "is no endpoint of this cluster", f"endpoints there are: {known}")
+    (told,) = _told(configs[name])
+    return int(told["version"]), str(configs[name].get("route_prefix", "/"))
 
 
 def url(session: Session, experiment: Experiment) -> str:
@@ -321,7 +263,7 @@ def application(
             "max_replicas": replicas.max,
             "target_ongoing_requests": serve.max_batch,
         }
-    code = code_version(experiment, *SERVING_CODE)
+    serving_code = code_version(experiment, *code.modules())
     return {
         **({"runtime_env": {"env_vars": dict(environment)}} if environment else {}),
         "name": bundle.name,
@@ -330,7 +272,7 @@ def application(
         "args": {
             "name": bundle.name,
             "store": bundle.store.uri,
-            "code": code,
+            "code": serving_code,
             "adapt": adapt.enabled,
             "dashboard": dashboard,
         },
@@ -349,12 +291,44 @@ def _route(experiment: Experiment) -> str:
     return experiment.serve.route.rstrip("/") or "/"
 
 
-def _check_route(wanted: dict[str, Any], configs: dict[str, dict[str, Any]]) -> None:
+def check_place(session: Session, experiment: Experiment) -> None:
+    """Whether the cluster has a place for the experiment's endpoint: to be asked before hours of training.
+
+    Raises:
+        ConfigError: another endpoint has its route, or its replicas have no room beside those of the others.
+    """
+    configs = _configs(session)
+    _check_route(experiment, configs)
+    if session.pid:  # one elsewhere may get more nodes when it is asked for them
+        _check_room(experiment, configs, resources(session).get("CPU", 0.0))
+
+
+def _check_route(experiment: Experiment, configs: dict[str, dict[str, Any]]) -> None:
     for name, config in configs.items():
-        if name != wanted["name"] and config.get("route_prefix", "/") == wanted["route_prefix"]:
+        if name != experiment.name and config.get("route_prefix", "/") == _route(experiment):
             problem = f"is taken by the endpoint {name} of this cluster"
-            mend = f"set serve.route to another one, for example /{wanted['name']}, or undeploy {name}"
-            raise ConfigError("serve.route", wanted["route_prefix"], problem, mend)
+            mend = f"set another one, for example /{experiment.name}, or take {name} away: trimtab undeploy {name}"
+            raise ConfigError("serve.route", experiment.serve.route, problem, mend)
+
+
+def _check_room(experiment: Experiment, configs: dict[str, dict[str, Any]], cpus: float) -> None:
+    """Of `cpus`, whatever uses them now: a training ends, endpoints stay."""
+    held = sum(_reserved(config) for name, config in configs.items() if name != experiment.name)
+    each, num = experiment.serve.cpus_per_replica, experiment.serve.replicas.min
+    if each * num > cpus - held + 1e-6:
+        problem = f"replicas.min {num} of them need {each * num:g} CPUs, and the cluster has {cpus:g}"
+        other = f", of which other endpoints hold {held:g}" if held else ""
+        mend = "lower one of the two, take an endpoint away (trimtab undeploy), or start the cluster with more CPUs"
+        raise ConfigError("serve.cpus_per_replica", each, problem + other, mend)
+
+
+def _reserved(config: dict[str, Any]) -> float:
+    """CPUs of an application's replicas, of those at least that scale by load."""
+    num = 0.0
+    for deployment in config.get("deployments", ()):
+        least = deployment.get("autoscaling_config", {}).get("min_replicas", 1)
+        num += deployment.get("ray_actor_options", {}).get("num_cpus", 1.0) * deployment.get("num_replicas", least)
+    return num
 
 
 def _check_possible(bundle: Bundle) -> None:

@@ -12,6 +12,7 @@ import os
 import sys
 from typing import Any
 
+DEPLOYMENT = "Replica"  # the application's only one
 ACTOR = "adapt"  # the deployment actor that decides on the envelope
 GC_THRESHOLDS = 10_000, 20, 50  # Python's own first one is 700 new objects
 _log = logging.getLogger(__name__)

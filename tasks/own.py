@@ -157,7 +157,7 @@ def _collected(folder: Path, module: str, task: str) -> Code:
             if relative not in files:
                 _check_name(name.partition(".")[0], folder, task)
                 files[relative] = path.read_bytes()
-                waiting += _imported(files[relative], PurePosixPath(relative), task)
+                waiting += imported(files[relative], PurePosixPath(relative), task)
     if (size := sum(map(len, files.values()))) > MAX_BYTES:
         problem = f"its {len(files)} files are {size >> 20} MiB of Python"
         raise ConfigError("task", task, problem, "install it as a package where the cluster runs")
@@ -177,8 +177,8 @@ def _paths(folder: Path, module: str) -> Iterator[Path]:
     yield last
 
 
-def _imported(source: bytes, path: PurePosixPath, task: str) -> list[str]:
-    """Names of what a file imports, and of what may be a module in it."""
+def imported(source: bytes, path: PurePosixPath, task: str) -> list[str]:
+    """Names of what a file imports, and of what may be a module in it. Raises ConfigError where it is no Python."""
     try:
         tree = ast.parse(source, filename=str(path))
     except (SyntaxError, ValueError) as error:

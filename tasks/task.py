@@ -422,7 +422,7 @@ def load_task(experiment: Experiment, files: Files | None = None) -> Task:
 
     Raises ConfigError when it cannot be imported or made, is not a Task, or lacks a method.
     """
-    module_name, class_name = _location(experiment.task)
+    module_name, class_name = location(experiment.task)
     own.prepare(experiment)
     found = _imported(experiment.task, module_name, class_name)
     if not (isinstance(found, type) and issubclass(found, Task)):
@@ -471,7 +471,7 @@ def code_version(experiment: Experiment, *modules: str) -> str:
 
     Finds files without importing them: `trimtab plan` must not load torch.
     """
-    module_name, _ = _location(experiment.task)
+    module_name, _ = location(experiment.task)
     code = own.find(experiment)
     names = {"tasks.task", *HELPERS.get(experiment.task, ()), *modules} | ({module_name} if code is None else set())
     digest = hashlib.sha256(b"" if code is None else code.digest.encode())
@@ -487,7 +487,8 @@ def code_version(experiment: Experiment, *modules: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _location(name: str) -> tuple[str, str]:
+def location(name: str) -> tuple[str, str]:
+    """Module and class of a task by its name in an experiment. Raises ConfigError for one that there is none of."""
     if ":" not in name and name not in BUILT_IN:
         raise ConfigError("task", name, "unknown task", f"use {', '.join(BUILT_IN)} or my_package.my_module:MyTask")
     module_name, _, class_name = BUILT_IN.get(name, name).partition(":")

@@ -14,8 +14,8 @@ from trimtab.cli import app, kubernetes_app
 VERBS = [
     "alerts", "canary", "deploy", "doctor", "down", "drift", "evaluate", "explain", "feedback", "history", "init",
     "logs", "models", "monitor", "pause", "pin", "plan", "predict", "preprocess", "promote", "replay", "resume",
-    "retrain", "rollback", "run", "set_values", "status", "stop", "train", "tune", "unpin", "up", "validate",
-    "watch",
+    "retrain", "rollback", "run", "set_values", "status", "stop", "train", "tune", "undeploy", "unpin", "up",
+    "validate", "watch",
 ]  # fmt: skip
 SECTIONS = {
     "": [

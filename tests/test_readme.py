@@ -64,8 +64,8 @@ def test_every_command_runs_as_it_stands(tmp_path: Path, cluster: Session, home:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         if command == "scripts/quickstart":
             assert "install" not in done.stderr  # it is installed: this is the second time
-            deploy.undeploy(cluster, "digits")  # the next one wants the same route
-    deploy.undeploy(cluster, "my-images")
+    for name in ("digits", "my-images"):  # side by side, each on a route of its own
+        deploy.undeploy(cluster, name)
 
 
 def test_every_verb_named_is_one() -> None:

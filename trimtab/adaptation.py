@@ -15,21 +15,21 @@ import yaml
 from pydantic import ValidationError
 
 from cluster.config import Adapt, Experiment
-from cluster.errors import NotFoundError, UserError
-from cluster.store import Store
+from cluster.errors import DeadlineError, NotFoundError, UserError
 from serve.adapt import explain as words
 from serve.adapt import mailbox, record, replay
 from serve.adapt.bounds import Bounds
 from serve.adapt.journal import STATE, Entry, Reading, read
 from serve.adapt.proposals import FIELDS, Command
 from serve.adapt.signals import Snapshot
-from trimtab.workspace import Workspace
+from trimtab.workspace import Workspace, opened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 ANSWER_S = 30.0
 STALE_S = 5.0
+GONE_S = 30.0  # without a line in its record, an actor is no longer waited for: Serve starts a dead one anew in less
 STORE_LOOK_S, STORE_STALE_S = 5.0, 20.0  # an object store's copy of the record comes every ten seconds
 
 
@@ -85,8 +85,15 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise UserError("SETTING", text, "is no NAME=VALUE", "write it as max_batch=16")
     _check_field("SETTING", name)
-    found = yaml.safe_load(value)
+    found = _value("SETTING", text, value)
     return name, [found] if name == "variants" and isinstance(found, str) else found
+
+
+def _value(field: str, text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: what only looks like a date
+        raise UserError(field, text, "has a value that is none", "write a number, a word or a list: [a, b]") from None
 
 
 def _check_field(field: str, name: str) -> None:
@@ -115,7 +122,7 @@ def _reading(place: str) -> Reading:
     """Of a path, or of a folder or segment in an object store."""
     if "://" in place:
         parent, _, last = place.rstrip("/").rpartition("/")
-        reading = record.whole(Store.open(parent), last)
+        reading = record.whole(opened(parent), last)
         is_there = bool(reading.entries or reading.problems)
     elif is_there := (path := Path(place)).exists():
         reading = read(path)
@@ -140,7 +147,7 @@ def _bounds(entries: Sequence[Entry], overrides: Sequence[str]) -> Bounds:
             known = ", ".join(f"adapt.{name}" for name in names)
             raise UserError("--set", text, "is no setting that a replay can change", f"known are {known}")
         try:
-            tree[names[name]] = getattr(Adapt.model_validate({name: yaml.safe_load(value)}), name)
+            tree[names[name]] = getattr(Adapt.model_validate({name: _value("--set", text, value)}), name)
         except ValidationError as error:
             raise UserError("--set", text, error.errors(include_url=False)[0]["msg"], "mend it") from None
     return Bounds.from_json(tree)
@@ -150,24 +157,36 @@ def _bounds(entries: Sequence[Entry], overrides: Sequence[str]) -> Bounds:
 
 
 def watch(experiment: Experiment, workspace: Workspace, *, once: bool, every_s: float) -> None:
-    """Until it is interrupted: a view that renews itself on a terminal, a line (JSON with --json) elsewhere."""
+    """Until it is interrupted: a view that renews itself on a terminal, a line (JSON with --json) elsewhere.
+
+    Raises NotFoundError where nothing is recorded, DeadlineError when nothing has been for a while.
+    """
     screen = workspace.screen
-    shown, is_near = 0.0, workspace.store.local is not None
+    shown, shown_at, is_near = 0.0, time.monotonic(), workspace.store.local is not None
     with screen.live() as show:
         while True:
             entries = recent(experiment, workspace)
             found = figures(entries, time.time())
-            if found["at"] != shown or once:
-                shown = found["at"]
-                if screen.as_json:
-                    screen.line(found)
-                elif screen.is_terminal and not once:
-                    show(view(found, STALE_S if is_near else STORE_STALE_S))
-                else:
-                    screen.text(line(found))
+            is_fresh = found["at"] != shown
+            if screen.is_terminal and not (screen.as_json or once):
+                show(view(found, STALE_S if is_near else STORE_STALE_S))
+            elif is_fresh and screen.as_json:
+                screen.line(found)
+            elif is_fresh:
+                screen.text(line(found))
             if once:
                 return
+            if is_fresh:
+                shown, shown_at = found["at"], time.monotonic()
+            elif time.monotonic() - shown_at > (GONE_S if is_near else GONE_S + STORE_STALE_S):
+                raise _gone(experiment, found)
             time.sleep(every_s if is_near else max(every_s, STORE_LOOK_S))
+
+
+def _gone(experiment: Experiment, found: Mapping[str, Any]) -> DeadlineError:
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["at"]))
+    mend = "see trimtab status, or serve it again: trimtab deploy"
+    return DeadlineError(f"the adaptation of {experiment.name} has recorded nothing since {since}; {mend}")
 
 
 def figures(entries: Sequence[Entry], now: float) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster import experiment as experiments
 from cluster.config import Experiment
 from cluster.errors import ConfigError, TrimtabError, UserError
+from trimtab import given
 
 if TYPE_CHECKING:
     from trimtab.workspace import Workspace
@@ -79,6 +79,7 @@ Overlay = Annotated[
 
 @app.command()
 def run(
+    given_by: typer.Context,
     file: File,
     overrides: Set = None,
     store: StoreAt = None,
@@ -95,21 +96,19 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Do it all: preprocess, tune (where asked), train, evaluate, deploy; skip what has not changed."""
+    _refuse_flags(given_by, kubernetes)
     if kubernetes:
-        if watch:
-            mend = "leave one of the two away; trimtab history NAME shows what is in the store"
-            raise UserError("--watch", True, "does not go with --kubernetes", mend)
         from trimtab.kubernetes import run as on_kubernetes
 
         screen = _workspace(as_json).screen
-        on_kubernetes.run(experiments.load(file, overrides or ()), screen, context, overlay, dry_run)
+        on_kubernetes.run(_checked(file, overrides), screen, context, overlay, dry_run)
         return
     workspace = _workspace(as_json, cluster, address, store)
     _run("deploy", file, overrides, workspace, inline, dry_run)
     if watch and not dry_run:
         from trimtab import history as past
 
-        past.follow(experiments.load(file, overrides or ()), workspace)
+        past.follow(given.experiment(file, overrides or ()), workspace)
 
 
 @app.command()
@@ -184,7 +183,7 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Serve a model version that exists, with the file's serve section."""
-    experiment = experiments.load(file, overrides or ())
+    experiment = given.experiment(file, overrides or ())
     workspace = _workspace(as_json, cluster, address, store)
     from trimtab import endpoint
 
@@ -195,6 +194,22 @@ def deploy(
     with workspace.screen:
         served = endpoint.deploy(experiment, found, workspace, workspace.cluster_or_new())
     workspace.screen.record({"model": found.name, "version": found.version, "endpoint": served})
+
+
+@app.command()
+def undeploy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the endpoint, as `trimtab status` lists it.")],
+    cluster: Cluster = "default",
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Take one endpoint off the cluster, its replicas and its adaptation; versions, data and records stay."""
+    from serve import deploy as deployment
+
+    workspace = _workspace(as_json, cluster, address)
+    version, route = (deployment.serving if dry_run else deployment.undeploy)(workspace.cluster(), name)
+    workspace.screen.record({"would take away" if dry_run else "took away": name, "version": version, "route": route})
 
 
 @app.command()
@@ -209,7 +224,7 @@ def rollback(
     """Take back a version that is being tried; else serve the one before the stable one again, in place."""
     from trimtab import endpoint, rollout
 
-    experiment, workspace = experiments.load(file), _workspace(as_json, cluster, address, store)
+    experiment, workspace = given.experiment(file), _workspace(as_json, cluster, address, store)
     if (said := rollout.taken_back(experiment, workspace, dry_run=dry_run)) is not None:
         workspace.screen.record(said)
         return
@@ -233,7 +248,7 @@ def canary(
     """Try a version beside the stable one: unseen, then for a growing share of the requests, judged all the while."""
     from trimtab import rollout
 
-    experiment, workspace = experiments.load(file), _workspace(as_json, store=store)
+    experiment, workspace = given.experiment(file), _workspace(as_json, store=store)
     found = workspace.registry.version(experiment.name, version)
     workspace.screen.record(rollout.canary(experiment, found, workspace, force=force))
 
@@ -249,7 +264,7 @@ def promote(
     """Have a version answer all requests now, without waiting for what is still to be shown."""
     from trimtab import rollout
 
-    experiment, workspace = experiments.load(file), _workspace(as_json, store=store)
+    experiment, workspace = given.experiment(file), _workspace(as_json, store=store)
     found = workspace.registry.version(experiment.name, version) if version else None
     workspace.screen.record(rollout.promote(experiment, found, workspace, force=force))
 
@@ -276,7 +291,7 @@ def retrain(
     said: dict[str, object] = {"endpoint": made.name, "order": made.id, "job": made.job_id}
     if wait:
         with workspace.screen:
-            result = again.wait(made, workspace)
+            result = again.wait(made, experiment, workspace)
         said |= {"fate": result.fate, "version": result.version, "words": result.words}
     workspace.screen.record(said)
 
@@ -300,10 +315,12 @@ def plan(
     file: File,
     overrides: Set = None,
     store: StoreAt = None,
+    cluster: Cluster = "default",
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Say which steps `run` would do, and why."""
-    _plan(_checked(file, overrides), _workspace(as_json, store=store))
+    _plan("deploy", _checked(file, overrides), _workspace(as_json, cluster, address, store))
 
 
 @app.command()
@@ -322,7 +339,7 @@ def validate(file: File, overrides: Set = None, as_json: Json = False) -> None:
 
 
 @config_app.command("schema")
-def config_schema() -> None:
+def config_schema(as_json: Json = True) -> None:  # noqa: ARG001 it is JSON in any case
     """The JSON schema of the experiment file, for editors."""
     typer.echo(json.dumps(Experiment.model_json_schema(), indent=2))
 
@@ -341,7 +358,7 @@ def kubernetes_render(
     """Write the objects of an experiment for `kubectl apply`."""
     from trimtab.kubernetes import manifests, verbs
 
-    experiment, workspace = experiments.load(file, overrides or ()), _workspace(as_json, store=store)
+    experiment, workspace = given.experiment(file, overrides or ()), _workspace(as_json, store=store)
     found = verbs.version_of(experiment, version, workspace)
     served = found and dataclasses.replace(found, is_pinned=pin)
     made = verbs.files(experiment, served, overlay)
@@ -424,7 +441,7 @@ def predict(
     from trimtab import endpoint
 
     workspace = _workspace(as_json, cluster, address)
-    workspace.screen.record(endpoint.predict(experiments.load(file), body, workspace.cluster()))
+    workspace.screen.record(endpoint.predict(given.experiment(file), body, workspace.cluster()))
 
 
 @app.command()
@@ -443,7 +460,7 @@ def feedback(
     from trimtab import feedback as said
 
     workspace = _workspace(as_json, cluster, address, store)
-    experiment = experiments.load(file)
+    experiment = given.experiment(file)
     if words is None:
         workspace.screen.record(said.summary(experiment, workspace))
     else:
@@ -461,7 +478,7 @@ def drift(
     from trimtab import drift as looking
 
     workspace = _workspace(as_json, store=store)
-    workspace.screen.record(looking.look(experiments.load(file), workspace, window))
+    workspace.screen.record(looking.look(given.experiment(file), workspace, window))
 
 
 @app.command()
@@ -535,8 +552,9 @@ def init(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("experiment.yaml"),
     name: Annotated[str | None, typer.Option(help="Name of the model; by default the data's.")] = None,
     task: Annotated[
-        Literal["images", "custom"], typer.Option(help="`custom` writes a task of your own too.")
-    ] = "images",
+        Literal["images", "sentiment", "answers", "recommend", "custom"] | None,
+        typer.Option(help="By default what the data looks like; `custom` writes a task of your own too."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a commented experiment file that fits your data, or the skeleton of a task of your own."""
@@ -547,7 +565,7 @@ def init(
         files = skeleton.skeleton(name or scaffold.name_from(Path(data or "mine")), data, out)
         screen.record({"wrote": [str(path) for path in files], "next": f"trimtab validate {out}"})
         return
-    made = scaffold.scaffold(name or scaffold.name_from(Path(data or "digits")), data, out)
+    made = scaffold.scaffold(name or scaffold.name_from(Path(data or "digits")), data, out, task)
     screen.record({"wrote": str(made), "next": f"trimtab run {made}"})
 
 
@@ -565,7 +583,7 @@ def watch(
     """Watch an endpoint live: objective, arrivals, delay, rungs, replicas, the last decisions and why."""
     from trimtab import adaptation
 
-    adaptation.watch(experiments.load(file), _workspace(as_json, store=store), once=once, every_s=every)
+    adaptation.watch(given.experiment(file), _workspace(as_json, store=store), once=once, every_s=every)
 
 
 @app.command()
@@ -574,7 +592,7 @@ def explain(file: File, store: StoreAt = None, as_json: Json = False) -> None:
     from trimtab import adaptation
 
     workspace = _workspace(as_json, store=store)
-    found = adaptation.explained(experiments.load(file), workspace)
+    found = adaptation.explained(given.experiment(file), workspace)
     if as_json:
         workspace.screen.json(dataclasses.asdict(found))
     else:
@@ -658,7 +676,7 @@ def monitor(
     from trimtab import monitor as watching
 
     watching.watch(
-        experiments.load(file, overrides or ()), stream, _workspace(as_json, cluster, address, store),
+        given.experiment(file, overrides or ()), stream, _workspace(as_json, cluster, address, store),
         topics=topics, follow=follow, fresh=fresh, patience_s=patience, drain_s=drain,
     )  # fmt: skip
 
@@ -680,9 +698,9 @@ def alerts(
 
     screen = (workspace := _workspace(as_json, store=store)).screen
     if resend:
-        screen.record(kept.resend(experiments.load(file), workspace, drain))
+        screen.record(kept.resend(given.experiment(file), workspace, drain))
         return
-    found = kept.found(experiments.load(file), workspace, since, topic, undelivered)
+    found = kept.found(given.experiment(file), workspace, since, topic, undelivered)
     if as_json:
         screen.json(found)
         return
@@ -722,7 +740,7 @@ def _run(last: str, file: str, overrides: list[str] | None, workspace: Workspace
         mend = "add `tune: {space: {learning_rate: {log: [1.0e-4, 0.1]}}}`"
         raise ConfigError("tune", None, "is missing, so there is nothing to search", mend)
     if dry_run:
-        _plan(experiment, workspace)
+        _plan(last, experiment, workspace)
         return
     from trimtab import run as whole
 
@@ -733,9 +751,24 @@ def _run(last: str, file: str, overrides: list[str] | None, workspace: Workspace
         workspace.screen.text(f"\ntry it:\n{outcome.curl()}")
 
 
+def _refuse_flags(given_by: typer.Context, kubernetes: bool) -> None:
+    """Flags of `run` that would be without effect where it runs. One in the environment stands for all commands."""
+    names: tuple[str, ...]
+    if kubernetes:
+        names, problem = ("store", "cluster", "address", "inline", "watch"), "does not go with --kubernetes"
+        mend = "leave one of the two away; the file's section kubernetes says where, --context which cluster"
+    else:
+        names, problem = ("context", "overlay"), "goes with --kubernetes alone"
+        mend = "leave it away, or add --kubernetes"
+    for name in names:
+        source = given_by.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UserError(f"--{name}", given_by.params[name], problem, mend)
+
+
 def _checked(file: str, overrides: list[str] | None) -> Experiment:
     """The experiment, its search space too."""
-    experiment = experiments.load(file, overrides or ())
+    experiment = given.experiment(file, overrides or ())
     if experiment.tune is not None:
         from tune.spec import space_of
 
@@ -749,18 +782,20 @@ def _order(
     from trimtab import adaptation
 
     workspace = _workspace(as_json, store=store)
-    workspace.screen.record(adaptation.order(verb, experiments.load(file), workspace, settings, fields))
+    workspace.screen.record(adaptation.order(verb, given.experiment(file), workspace, settings, fields))
 
 
-def _plan(experiment: Experiment, workspace: Workspace) -> None:
-    from trimtab import pipeline
+def _plan(last: str, experiment: Experiment, workspace: Workspace) -> None:
+    from trimtab import endpoint, pipeline
 
-    workspace.screen.rows(
-        [
-            {"step": step.step, "would": "skip" if step.skip else "run", "why": step.why, "key": step.key}
-            for step in pipeline.plan(experiment, workspace.store)
-        ]
-    )
+    rows = [
+        {"step": step.step, "would": "skip" if step.skip else "run", "why": step.why, "key": step.key}
+        for step in pipeline.plan(experiment, workspace.store)
+    ]
+    if last == "deploy":
+        would, why = endpoint.outlook(experiment, workspace)
+        rows.append({"step": "deploy", "would": would, "why": why, "key": ""})
+    workspace.screen.rows(rows)
 
 
 def _workspace(

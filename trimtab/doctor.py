@@ -158,8 +158,8 @@ def _disk(store: str | None) -> Check:
     if store and "://" in store and not store.startswith("file://"):
         return Check("disk", "ok", f"the store is elsewhere: {store}")
     try:
-        path = Path((store or str(state.home() / "store")).removeprefix("file://")).absolute()
-    except ClusterError as e:
+        path = Path((store or str(state.home() / "store")).removeprefix("file://")).expanduser().absolute()
+    except (ClusterError, RuntimeError) as e:
         return Check("disk", "fail", str(e), "set TRIMTAB_HOME to a folder you may write to")
     there = next(one for one in (path, *path.parents) if one.exists())
     free = shutil.disk_usage(there).free

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -73,7 +74,12 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _csv(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Empty cells are left out; ratings and rows are numbers where they look like it, else the endpoint says so."""
-    for number, record in enumerate(csv.DictReader(io.StringIO(text)), 2):
+    csv.field_size_limit(sys.maxsize)
+    lines = csv.DictReader(io.StringIO(text))
+    names = list(lines.fieldnames or ())
+    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+        raise UserError("WORDS", ",".join(names), f"has two columns of the name {twice!r}", "remove one of them")
+    for number, record in enumerate(lines, 2):
         word: dict[str, Any] = {name: value for name, value in record.items() if name and value}
         for name, kind in (("row", int), ("rating", float)):
             if name in word:

@@ -7,8 +7,11 @@ from typing import Any
 
 from cluster import progress, submit
 from cluster.errors import TrimtabError
+from cluster.progress import Event
 from cluster.session import Session
 from trimtab.screen import Screen
+
+SAID = {"progress": ("step", "done", "total", "figures"), "result": ("figures",), "error": ("text", "exit_code")}
 
 
 def rows(cluster: Session) -> list[dict[str, Any]]:
@@ -25,11 +28,16 @@ def rows(cluster: Session) -> list[dict[str, Any]]:
 
 
 def show(cluster: Session, job: str, follow: bool, screen: Screen) -> None:
-    """Print a job's log; with `follow`, until it ends. Raises NotFoundError, and TrimtabError when it failed."""
+    """Print a job's log, with --json an object a line; with `follow`, until it ends.
+
+    Raises NotFoundError, and TrimtabError when it failed.
+    """
 
     def line(text: str) -> None:
         event = progress.parse(text)
-        if event is None:
+        if screen.as_json:
+            screen.line({"kind": "text", "text": text} if event is None else _tree(event))
+        elif event is None:
             screen.text(text)
         elif event.kind == "progress":
             screen.progress(event.step, event.done, event.total, event.figures)
@@ -43,3 +51,7 @@ def show(cluster: Session, job: str, follow: bool, screen: Screen) -> None:
     outcome = submit.follow(cluster, job, line)
     if outcome.status != "SUCCEEDED":
         raise TrimtabError(f"job {job} ended as {outcome.status.lower()}")
+
+
+def _tree(event: Event) -> dict[str, Any]:
+    return {"kind": event.kind} | {name: getattr(event, name) for name in SAID[event.kind]}

@@ -25,6 +25,7 @@ from cluster.store import Kind, Store
 from jobs import keys, sources
 from jobs.keys import Keys
 from tasks import own
+from trimtab.screen import chatter_to_stderr
 
 RESULTS: dict[str, Kind] = {"preprocess": "datasets", "tune": "searches", "train": "runs", "evaluate": "bundles"}
 LOG_LINES_SHOWN = 20  # of a job that died without saying why
@@ -96,9 +97,9 @@ class Runner:
         return module(step.step, self.experiment)
 
     def _inline(self, step: Planned) -> dict[str, Any]:
-        session.connect(self.cluster)
-        command, job = importlib.import_module("jobs.command"), importlib.import_module(self._module(step))
-        with progress.listening(self.listener):
+        with chatter_to_stderr(), progress.listening(self.listener):
+            session.connect(self.cluster)
+            command, job = importlib.import_module("jobs.command"), importlib.import_module(self._module(step))
             said = progress.Progress(step.step)
             context = command.Context(self.experiment, self.store, said, self.keys, True, time.time())
             figures: dict[str, Any] = job.body(context)

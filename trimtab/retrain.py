@@ -22,7 +22,8 @@ from trimtab import adaptation
 from trimtab.workspace import Workspace
 
 ALIVE_S = 30.0  # without a line in its record, an actor is taken for gone
-POLL_S = 0.2
+PATIENCE_S = 10.0  # that one who waits has with an actor that is gone, or has just been started
+POLL_S, LOOK_S = 0.2, 2.0
 
 
 def outlook(experiment: Experiment, workspace: Workspace) -> dict[str, Any]:
@@ -60,16 +61,24 @@ def order(experiment: Experiment, workspace: Workspace) -> Order:
     return made
 
 
-def wait(made: Order, workspace: Workspace) -> Result:
+def wait(made: Order, experiment: Experiment, workspace: Workspace) -> Result:
     """Until it has ended.
 
     Raises:
         GateError: the gate refused what it made.
-        TrimtabError: it failed or was stopped.
+        TrimtabError: it failed or was stopped, or there is no adaptation actor to do it.
     """
     workspace.screen.following(made.job_id)
+    attended_at = looked_at = time.monotonic()
     while (result := orders.result_of(workspace.store, made)) is None:
         time.sleep(POLL_S)
+        if (now := time.monotonic()) - looked_at >= LOOK_S:
+            looked_at = now
+            attended_at = now if _is_attended(experiment, workspace) else attended_at
+        if now - attended_at > PATIENCE_S:
+            workspace.screen.finished("retrain")
+            mend = "deploy it with adapt.enabled, and it is taken up; see trimtab status and trimtab history"
+            raise TrimtabError(f"no adaptation actor of {made.name} runs, so the order {made.id} waits; {mend}")
     workspace.screen.finished("retrain")
     if result.fate == "refused":
         raise GateError(f"version {result.version} of {made.name} was refused by the gate: {result.words}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +23,21 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 LINE_EVERY_S = 5.0  # off a terminal: one progress line per step at most this often
+
+
+@contextlib.contextmanager
+def chatter_to_stderr() -> Iterator[None]:
+    """Around what others do in this process, such as Ray: what they print is no data, so it goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class Screen:
@@ -120,7 +137,7 @@ class Screen:
 
     def line(self, tree: Mapping[str, Any]) -> None:
         """One JSON object on one line, at once: for what goes on and on."""
-        print(json.dumps(tree, default=str), flush=True)  # noqa: T201 - rich would wrap and colour it
+        print(json.dumps(_finite(tree), default=str), flush=True)  # noqa: T201 - rich would wrap and colour it
 
     def text(self, text: str) -> None:
         """Raw text on stdout, for pipes and for pasting: never wrapped."""
@@ -134,7 +151,7 @@ class Screen:
             self.text(yaml.safe_dump(json.loads(json.dumps(tree, default=str)), sort_keys=False).rstrip())
 
     def json(self, tree: Any) -> None:
-        print(json.dumps(tree, indent=2, default=str))  # noqa: T201 - rich would wrap and colour it
+        print(json.dumps(_finite(tree), indent=2, default=str))  # noqa: T201 - rich would wrap and colour it
 
 
 class _Bars(Progress):
@@ -157,6 +174,15 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*(_figure(row.get(name)) for name in names))
     return table
+
+
+def _finite(tree: Any) -> Any:
+    """JSON has no word for NaN and infinity, and readers refuse Python's."""
+    if isinstance(tree, float):
+        return tree if math.isfinite(tree) else None
+    if isinstance(tree, Mapping):
+        return {name: _finite(item) for name, item in tree.items()}
+    return [_finite(item) for item in tree] if isinstance(tree, list | tuple) else tree
 
 
 def _figure(value: Any) -> str:

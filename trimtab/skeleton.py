@@ -13,7 +13,10 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from cluster import experiment as experiments
 from cluster.errors import DataError, UserError
+from trimtab.scaffold import write
+from trimtab.tables import check_header
 
 COLUMNS, LABEL = ["height", "width", "weight"], "size"
 NUM_ROWS = 200
@@ -26,8 +29,10 @@ def skeleton(name: str, data: str | None, target: Path) -> list[Path]:
 
     Raises:
         DataError: `data` is no CSV file with two columns or more.
-        UserError: one of the files exists.
+        ConfigError: `name` is no name of an experiment.
+        UserError: one of the files exists, or cannot be written.
     """
+    experiments.parse({"name": name, "data": {"source": {"kind": "digits"}}})
     module = f"{name.replace('-', '_')}_task"
     columns, label = _header(Path(data)) if data else (COLUMNS, LABEL)
     table = Path(data).expanduser().absolute() if data else target.absolute().with_name(f"{name}.csv")
@@ -49,9 +54,8 @@ def skeleton(name: str, data: str | None, target: Path) -> list[Path]:
     for path in texts:
         if path.exists():
             raise UserError("--out", str(path), "already exists", "name another file or folder, or remove it")
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+        write(path, text)
     return list(texts)
 
 
@@ -64,8 +68,9 @@ def _header(path: Path) -> tuple[list[str], str]:
     try:
         with path.expanduser().open(newline="", encoding="utf-8-sig") as file:
             names = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, RuntimeError, UnicodeDecodeError, csv.Error) as error:  # expanduser may know no such user
         raise DataError("--data", str(path), f"is not a readable CSV file ({error})", "name a CSV file") from error
+    check_header(str(path), names)
     if len(names) < 2:
         raise DataError("--data", str(path), "has no two columns", "name a CSV file whose last column is the label")
     return names[:-1], names[-1]

@@ -13,12 +13,15 @@ from cluster.errors import UserError
 from serve.watch.address import VARIABLE, allowed
 from serve.watch.topics import Topics
 from serve.watch.webhook import Webhook, secret_from_environment
+from trimtab import given
 
 
 def with_topics(experiment: Experiment, file: Path) -> Experiment:
     """The experiment with the topics of a YAML file. Raises UserError, ConfigError."""
     try:
-        found = yaml.safe_load(file.read_text())
+        data = file.read_bytes()
+        given.check("--topics", str(file), data)
+        found = yaml.safe_load(data)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError("--topics", str(file), f"cannot be read ({str(error)[:80]})", "name a YAML file") from None
     tree = experiment.model_dump(mode="json")

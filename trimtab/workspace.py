@@ -9,8 +9,10 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from cluster import session
+from cluster.errors import StoreError
 from cluster.session import Session
 from cluster.state import default_store
 from cluster.store import Store
@@ -18,6 +20,17 @@ from trimtab.screen import Screen
 
 if TYPE_CHECKING:
     from cluster.registry import Registry
+
+
+def opened(uri: str) -> Store:
+    """The store at a folder or a URI as a person has typed it. Raises StoreError."""
+    parts = urlsplit(uri)
+    if "://" in uri and parts.scheme != "file" and not parts.netloc:
+        raise StoreError("store", uri, "names no bucket", f"write it as {parts.scheme}://bucket/prefix")
+    try:
+        return Store.open(uri)
+    except RuntimeError as error:  # what Path.expanduser raises
+        raise StoreError("store", uri, f"is nobody's home ({error})", "write the path out") from error
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,7 @@ class Workspace:
     @cached_property
     def store(self) -> Store:
         """Raises StoreError when the place cannot be written."""
-        return Store.open(self.store_uri or default_store())
+        return opened(self.store_uri or default_store())
 
     @cached_property
     def registry(self) -> Registry:
@@ -42,9 +55,13 @@ class Workspace:
         """The running cluster. Raises ClusterError when there is none."""
         return session.require(self.cluster_name, self.address, on_word=self._word)
 
+    def running_cluster(self) -> Session | None:
+        """The running cluster, or None. Raises as `session.find`."""
+        return session.find(self.cluster_name, self.address, on_word=self._word)
+
     def cluster_or_new(self) -> Session:
         """The running cluster, brought up here when there is none."""
-        found = session.find(self.cluster_name, self.address, on_word=self._word)
+        found = self.running_cluster()
         return found if found is not None else self.up()
 
     def up(self, num_cpus: int | None = None, http_port: int | None = None) -> Session:

@@ -204,6 +204,17 @@ def test_a_name_that_is_no_folder_is_refused(name):
         session.up(name)
 
 
+def test_a_home_is_a_persons_own_also_where_no_shell_has_read_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TRIMTAB_HOME", "~/x")
+
+    assert state.home() == tmp_path / "x"
+
+    monkeypatch.setenv("TRIMTAB_HOME", "~nobody-here/x")
+    with pytest.raises(ClusterError, match="TRIMTAB_HOME = '~nobody-here/x': cannot be made"):
+        state.home()
+
+
 def test_a_home_that_cannot_be_made_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "file"))

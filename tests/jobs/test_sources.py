@@ -454,6 +454,13 @@ def test_each_input_column_must_be_there_and_be_plain(tmp_path: Path) -> None:
         sources.preflight(experiment("parquet", path=nested, input=["size", "many"], label="y"))
 
 
+def test_a_column_of_which_there_are_two_is_not_guessed_at(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("size,y,size\n1,u,2\n")
+
+    with pytest.raises(DataError, match=r"data.source.input = 'size': rows.csv has two columns of that name"):
+        sources.preflight(experiment("csv", path=tmp_path / "rows.csv", input=["size"], label="y"))
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
 def test_the_labels_of_a_task_of_values_are_any_numbers(tmp_path: Path, kind: str) -> None:
     targets = [1.5, -2.0, 1e-30, None]

@@ -37,6 +37,7 @@ from cluster.store import Store
 from ladder.bundle import Bundle
 from serve import deploy as deployment
 from serve.deploy import DeployError, Endpoint
+from tests.serve.conftest import make_experiment
 
 ROUTE, MAX_BODY = "/grey/shades", 64 * 1024
 BLACK = json.dumps({"instances": [[[[0]] * 6] * 4]}).encode()
@@ -442,8 +443,31 @@ def test_two_endpoints_live_side_by_side_on_their_routes(
         deployment.predict(other.url, cluster.api_token, paint(1), "image/png")
 
 
+@pytest.mark.parametrize(
+    ("name", "serve", "words"),
+    [
+        pytest.param("cats", {"route": ROUTE}, "serve.route = .*: is taken by the endpoint shades", id="route"),
+        pytest.param(
+            "cats", {"route": "/cats", "cpus_per_replica": 60.0}, "need 60 CPUs, and the cluster has", id="CPUs"
+        ),
+        pytest.param(
+            "cats", {"route": "/cats", "cpus_per_replica": 5.95}, "other endpoints hold 0", id="CPUs beside others"
+        ),
+        pytest.param("shades", {"route": ROUTE, "cpus_per_replica": 5.95}, "", id="its own are no others"),
+    ],
+)
+@pytest.mark.usefixtures("endpoint")
+def test_a_place_that_is_not_there_is_said_without_deploying(
+    cluster: Session, name: str, serve: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) if words else contextlib.nullcontext():
+        deployment.check_place(cluster, make_experiment(name, **serve))
+
+
 def test_an_endpoint_that_is_not_there_cannot_be_taken_away(endpoint: Endpoint, cluster: Session) -> None:
-    with pytest.raises(NotFoundError, match=r"no endpoint 'cats'; endpoints there are: .*shades"):
+    with pytest.raises(
+        UserError, match=r"NAME = 'cats': is no endpoint of this cluster; endpoints there are: .*shades"
+    ):
         deployment.undeploy(cluster, "cats")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.errors import NotFoundError, UserError
+from cluster.errors import DeadlineError, NotFoundError, StoreError, UserError
 from cluster.experiment import parse
 from cluster.store import Store
 from serve.adapt import mailbox
@@ -26,7 +26,7 @@ from trimtab import adaptation
 from trimtab.cli import app
 from trimtab.history import Tail
 from trimtab.screen import Screen
-from trimtab.workspace import Workspace
+from trimtab.workspace import Workspace, opened
 
 NOW = 1_000_000.0
 EXPERIMENT = parse({"name": "digits", "data": {"source": {"kind": "digits"}}, "serve": {"replicas": {"max": 4}}})
@@ -92,6 +92,21 @@ def test_the_record_in_an_object_store_is_looked_at_from_anywhere(
     assert [(found["ticks"], found["same"], found["problems"]) for found in replayed] == [(300, True, [])] * 2
     assert isinstance(missing.exception, NotFoundError)
     assert any(event["event"] == "action" for event in Tail("digits", Workspace(Screen(), store_uri=uri), 0.0).fresh())
+
+
+@pytest.mark.usefixtures("recorded")
+def test_watching_ends_with_a_sentence_when_no_actor_writes_the_record(
+    workspace: Workspace, experiment_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptation, "GONE_S", 0.1)
+
+    done = CliRunner().invoke(
+        app, ["watch", str(experiment_file()), "--json", "--every", "0.1", "--store", str(workspace.store_uri)]
+    )
+
+    assert len(done.stdout.splitlines()) == 1  # what was recorded last is shown, once
+    assert isinstance(done.exception, DeadlineError)
+    assert "the adaptation of digits has recorded nothing since 1970-01-12" in str(done.exception)
 
 
 def test_other_settings_say_what_would_differ(recorded: Path) -> None:
@@ -167,3 +182,16 @@ def test_an_order_goes_to_the_actor_and_its_refusal_comes_back(recorded: Path, w
 
     assert seen[0].changes == {"variants": ["student-fp32"], "max_batch": 4, "caution": 2.5}
     assert said == {"endpoint": "digits", "paused": "no", "pinned": ["variants"], "envelope": {"epoch": 2}}
+
+
+@pytest.mark.parametrize("text", ["replicas=2020-13-45", "replicas=[", "max_batch='"])
+def test_a_value_that_is_none_is_said_before_anything_is_sent(workspace: Workspace, text: str) -> None:
+    with pytest.raises(UserError, match=r"SETTING = .*: has a value that is none"):
+        adaptation.order("set", EXPERIMENT, workspace, [text])
+
+
+def test_a_place_without_a_bucket_is_no_store() -> None:
+    with pytest.raises(StoreError, match="store = 's3://': names no bucket; write it as s3://bucket/prefix"):
+        opened("s3://")
+    with pytest.raises(StoreError, match="nobody's home"):
+        opened("~nobody-here/x")

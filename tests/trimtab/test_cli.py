@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from typer.testing import CliRunner
 
+from cluster.errors import UserError
 from cluster.session import Session
+from trimtab.cli import app, config_app, kubernetes_app, main
 
 Run = Callable[..., "CompletedProcess[str]"]
 VERBS = [
-    "run", "preprocess", "tune", "train", "evaluate", "deploy", "plan", "validate", "up", "down", "status",
+    "run", "preprocess", "tune", "train", "evaluate", "deploy", "undeploy", "plan", "validate", "up", "down", "status",
     "predict", "models", "logs", "stop", "doctor", "init", "config",
 ]  # fmt: skip
 
@@ -65,7 +69,7 @@ def test_a_plan_has_the_search_between_the_data_and_the_training(
 ) -> None:
     done = trimtab("plan", str(experiment_file(tune={"space": {"width": {"uniform": [0.5, 2.0]}}})), "--json")
 
-    assert [row["step"] for row in json.loads(done.stdout)] == ["preprocess", "tune", "train", "evaluate"]
+    assert [row["step"] for row in json.loads(done.stdout)] == ["preprocess", "tune", "train", "evaluate", "deploy"]
 
 
 def test_an_unknown_option_is_a_usage_error(trimtab: Run) -> None:
@@ -111,6 +115,49 @@ def test_data_that_is_not_there_is_said_before_any_cluster_starts(
     assert "up in" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(
+            ["--kubernetes", "--address", "http://x"], "--address = 'http://x': does not go with", id="address"
+        ),
+        pytest.param(["--kubernetes", "--inline"], "--inline = True: does not go with --kubernetes", id="inline"),
+        pytest.param(["--kubernetes", "--watch"], "--watch = True: does not go with --kubernetes", id="watch"),
+        pytest.param(["--kubernetes", "--store", "x"], "--store = 'x': does not go with --kubernetes", id="store"),
+        pytest.param(
+            ["--kubernetes", "--cluster", "x"], "--cluster = 'x': does not go with --kubernetes", id="cluster"
+        ),
+        pytest.param(["--context", "x"], "--context = 'x': goes with --kubernetes alone", id="context"),
+        pytest.param(["--overlay", "gpu"], "--overlay = 'gpu': goes with --kubernetes alone", id="overlay"),
+    ],
+)
+def test_a_flag_that_would_be_without_effect_is_refused(
+    experiment_file: Callable[..., Path], arguments: list[str], words: str
+) -> None:
+    done = CliRunner().invoke(app, ["run", str(experiment_file()), "--dry-run", *arguments])
+
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception).startswith(words)
+
+
+def test_an_address_in_the_environment_is_for_other_commands_and_json_is_json(
+    experiment_file: Callable[..., Path],
+) -> None:
+    arguments = ["run", str(experiment_file()), "--dry-run", "--kubernetes", "--json"]
+
+    done = CliRunner().invoke(app, arguments, env={"TRIMTAB_ADDRESS": "http://x", "TRIMTAB_STORE": "x"})
+
+    assert {"RayJob", "RayService"} <= {one["kind"] for one in json.loads(done.stdout)}
+
+
+def test_every_verb_has_json() -> None:
+    verbs = [*app.registered_commands, *config_app.registered_commands, *kubernetes_app.registered_commands]
+
+    assert [
+        verb.callback for verb in verbs if "as_json" not in inspect.signature(verb.callback or main).parameters
+    ] == []
+
+
 def test_plan_says_what_would_run_and_loads_no_engine(trimtab: Run, experiment_file: Callable[..., Path]) -> None:
     done = trimtab("plan", str(experiment_file()), "--json")
 
@@ -118,6 +165,7 @@ def test_plan_says_what_would_run_and_loads_no_engine(trimtab: Run, experiment_f
         ("preprocess", "run"),
         ("train", "run"),
         ("evaluate", "run"),
+        ("deploy", "run"),
     ]
 
 
@@ -155,6 +203,22 @@ def test_down_without_a_cluster_says_so(trimtab: Run) -> None:
     assert "not running" in done.stderr
 
 
+def test_what_could_not_be_served_is_refused_before_anything_is_trained_and_the_plan_says_it(
+    trimtab: Run, cluster: Session, home: Path, experiment_file: Callable[..., Path]
+) -> None:
+    env = {"TRIMTAB_HOME": str(home), "TRIMTAB_CLUSTER": cluster.name}
+    path = str(experiment_file(name="large", serve={"cpus_per_replica": 60.0}))
+
+    done, planned = trimtab("run", path, env=env), trimtab("plan", path, "--json", env=env)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "trimtab: serve.cpus_per_replica = 60.0: replicas.min 1 of them need"
+    )
+    assert "preprocess" not in done.stderr
+    assert [(row["step"], row["would"]) for row in json.loads(planned.stdout)][-1] == ("deploy", "fail")
+
+
 def test_status_and_logs_speak_of_the_running_cluster(trimtab: Run, cluster: Session, home: Path) -> None:
     env = {"TRIMTAB_HOME": str(home), "TRIMTAB_CLUSTER": cluster.name}
 
@@ -163,3 +227,6 @@ def test_status_and_logs_speak_of_the_running_cluster(trimtab: Run, cluster: Ses
     assert status["running"] is True
     assert status["dashboard"] == cluster.dashboard_url
     assert trimtab("logs", "no-such-job", env=env).returncode == 4
+    unknown = trimtab("undeploy", "no-such-endpoint", env=env)
+    assert unknown.returncode == 2
+    assert "NAME = 'no-such-endpoint': is no endpoint of this cluster; endpoints there are:" in unknown.stderr

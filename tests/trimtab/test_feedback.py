@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from cluster import experiment as experiments
 from cluster import feedback, served
+from cluster.errors import ClusterError, UserError
+from cluster.session import Session
 from cluster.store import Store
 from ladder.bundle import write_bundle
 from tasks.task import Encoding
-from trimtab.feedback import summary
+from trimtab.feedback import send, summary
 from trimtab.screen import Screen
 from trimtab.workspace import Workspace
 
@@ -36,3 +42,22 @@ def test_the_summary_says_what_is_believed_and_how_right_each_version_was(store:
         {"version": 1, "answers": 4, "labelled": 2, "right": 0.5},
         {"version": 2, "answers": 1, "labelled": 1, "right": None},  # no such version is registered any more
     ]
+
+
+NOWHERE = Session("x", "", "http://127.0.0.1:9", 9, 9, "", "/dev/null", "")
+
+
+def test_a_table_of_words_with_two_columns_of_one_name_is_not_sent(tmp_path: Path) -> None:
+    experiment = experiments.parse({"name": "digits", "data": {"source": {"kind": "digits"}}})
+    (tmp_path / "words.csv").write_text("request_id,label,label\na,1,2\n")
+
+    with pytest.raises(UserError, match="WORDS = 'request_id,label,label': has two columns of the name 'label'"):
+        send(experiment, tmp_path / "words.csv", NOWHERE)
+
+
+def test_a_long_word_in_a_table_is_read_whole(tmp_path: Path) -> None:
+    experiment = experiments.parse({"name": "digits", "data": {"source": {"kind": "digits"}}})
+    (tmp_path / "words.csv").write_text(f"request_id,outcome\na,{'x' * 200_000}\n")
+
+    with pytest.raises(ClusterError, match="does not answer"):  # it was read, and would have been sent
+        send(experiment, tmp_path / "words.csv", NOWHERE)

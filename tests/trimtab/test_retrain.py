@@ -87,10 +87,22 @@ def test_who_waits_hears_what_became_of_it(
     threading.Timer(0.3, orders.finish, (workspace.store, made, result)).start()
 
     if error is None:
-        assert retrain.wait(made, workspace).version == 2
+        assert retrain.wait(made, experiment, workspace).version == 2
         return
     with pytest.raises(error, match=words):
-        retrain.wait(made, workspace)
+        retrain.wait(made, experiment, workspace)
+
+
+def test_who_waits_for_an_actor_that_there_is_none_of_hears_so(
+    workspace: Workspace, experiment_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrain, "PATIENCE_S", 0.1)
+
+    done = CliRunner().invoke(app, ["retrain", str(experiment_file()), "--wait", "--store", str(workspace.store_uri)])
+
+    assert type(done.exception) is TrimtabError  # exit code 1
+    (order,) = waiting(workspace.store)
+    assert f"no adaptation actor of digits runs, so the order {order.id} waits" in str(done.exception)
 
 
 def test_a_mistake_is_said_before_anything_is_ordered(workspace: Workspace, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from cluster.session import Session
+from cluster.errors import UserError
+from cluster.session import Session, rest
 from cluster.store import Store
 from serve import deploy
 
@@ -32,12 +34,13 @@ def env(cluster: Session, home: Path) -> dict[str, str]:
 @pytest.fixture
 def clean_endpoint(cluster: Session) -> Iterator[None]:
     yield
-    deploy.undeploy(cluster, "digits")
+    with contextlib.suppress(UserError):  # the test took it away itself
+        deploy.undeploy(cluster, "digits")
 
 
 @pytest.mark.usefixtures("clean_endpoint")
 def test_from_a_file_to_an_answer_and_again_with_nothing_left_to_do(
-    trimtab: Run, env: dict[str, str], tmp_path: Path
+    trimtab: Run, env: dict[str, str], tmp_path: Path, cluster: Session
 ) -> None:
     env = {**env, "TRIMTAB_STORE": str(tmp_path / "store")}
     first = trimtab("run", "experiments/digits.yaml", env=env, timeout_s=900)
@@ -73,6 +76,14 @@ def test_from_a_file_to_an_answer_and_again_with_nothing_left_to_do(
     back = trimtab("rollback", "experiments/digits.yaml", env=env)
     assert (back.returncode, "Traceback" in back.stderr) == (4, False)
     assert "no version or alias previous" in back.stderr
+
+    assert _actors(cluster, "digits") == 1
+    would = trimtab("undeploy", "digits", "--dry-run", "--json", env=env)
+    assert json.loads(would.stdout) == {"would take away": "digits", "version": 1, "route": "/"}
+    gone = trimtab("undeploy", "digits", "--json", env=env)
+    assert json.loads(gone.stdout) == {"took away": "digits", "version": 1, "route": "/"}
+    assert _actors(cluster, "digits") == 0
+    assert json.loads(trimtab("models", "digits", "--json", env=env).stdout) == rows
 
 
 def test_inline_gives_the_same_dataset_and_an_unmet_objective_is_not_deployed(
@@ -193,6 +204,13 @@ def test_an_interrupt_lets_go_of_a_job_which_goes_on_until_it_is_stopped(
     jobs = json.loads(trimtab("logs", "--json", env=env).stdout)
     assert [row["state"] for row in jobs if row["job"] == job[1]] == ["running"]
     assert json.loads(trimtab("stop", job[1], "--json", env=env).stdout)["stopped"] is True
+
+
+def _actors(cluster: Session, name: str) -> int:
+    """How many adaptation actors of an endpoint live."""
+    query = "/api/v0/actors?detail=1&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
+    found = rest(cluster, "GET", query)["data"]["result"]["result"]
+    return sum(actor["class_name"] == "Actor" and name in (actor["name"] or "") for actor in found)
 
 
 def _sample(curl: str) -> str:

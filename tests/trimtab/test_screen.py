@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 
-from trimtab.screen import Screen
+from trimtab.screen import Screen, chatter_to_stderr
 
 
 def test_figures_go_to_stdout_and_words_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,3 +73,24 @@ def test_an_interrupt_says_how_to_go_on_with_the_job(capsys: pytest.CaptureFixtu
     words = capsys.readouterr().err
     assert "trimtab logs -f digits-train-1" in words
     assert "trimtab stop digits-train-1" in words
+
+
+def test_what_others_print_meanwhile_is_no_data(capfd: pytest.CaptureFixture[str]) -> None:
+    with chatter_to_stderr():
+        sys.stdout.write("from Python\n")
+        os.write(1, b"from below\n")
+    sys.stdout.write("data\n")
+
+    out, err = capfd.readouterr()
+    assert out == "data\n"
+    assert "from Python" in err
+    assert "from below" in err
+
+
+def test_json_has_no_word_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(as_json=True)
+
+    screen.record({"accuracy": float("nan"), "all": [float("inf"), 0.5]})
+    screen.line({"loss": float("-inf")})
+
+    assert "".join(capsys.readouterr().out.split()) == '{"accuracy":null,"all":[null,0.5]}{"loss":null}'

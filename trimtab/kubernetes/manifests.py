@@ -13,31 +13,17 @@ import yaml
 
 from cluster.errors import DataError, first_line
 from cluster.files import write_whole
+from trimtab.given import Refused, Strict
 from trimtab.kubernetes.pods import Manifest
 
 HEADER = "# Written by `trimtab kubernetes render`: change the experiment file or the overlay, not this file.\n"
 
 
-class _Strict(yaml.SafeLoader):
-    """YAML's own loaders let the last of two equal keys win; an API server's client refuses both."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def load(text: str, where: str) -> list[Manifest]:
     """The documents of a YAML text. Raises DataError for bad YAML, a key there twice, or one that is no mapping."""
     try:
-        documents = [one for one in yaml.load_all(text, _Strict) if one is not None]
-    except yaml.YAMLError as error:
+        documents = [one for one in yaml.load_all(text, Strict) if one is not None]
+    except (yaml.YAMLError, Refused, RecursionError) as error:
         problem = f"is not strict YAML ({' '.join(str(error).split())[:200]})"
         raise DataError("manifest", where, problem, "mend the YAML") from error
     for one in documents:

@@ -41,7 +41,10 @@ def run(experiment: Experiment, screen: Screen, context: str | None, overlay: st
     if dry_run:
         placeholder = Version("KNOWN-AFTER-THE-TRAINING", 0)
         every = objects + _part(objects_of(experiment, placeholder, overlay), "serving", "RayService")
-        screen.text(manifests.dump(every).rstrip())
+        if screen.as_json:
+            screen.json(every)
+        else:
+            screen.text(manifests.dump(every).rstrip())
         return
     server, say = Server.connect(context), _words(screen)
     _prepare(server, experiment, objects, say)
@@ -136,9 +139,11 @@ class _Following:
         self._tail: list[str] = []
 
     def result(self) -> Version:
-        """Raises what the training raised, or TrimtabError with its last words."""
-        pod = self._submitter()
-        if pod is not None:
+        """Raises what the training raised, or TrimtabError with its last words; of several tries, the last one's."""
+        seen: set[str] = set()
+        while (pod := self._submitter(seen)) is not None:
+            seen.add(pod)
+            self._figures, self._error, self._tail = {}, None, []
             for line in self._server.log(self._namespace, pod):
                 self._line(line)
         job = _until(self._ended, START_TIMEOUT_S, f"RayJob {self._name} has not ended")
@@ -150,8 +155,11 @@ class _Following:
             raise TrimtabError(f"RayJob {self._name} ended as {reason}; its last words:\n{words}")
         return Version(str(self._figures["bundle"]), int(self._figures["version"]))
 
-    def _submitter(self) -> str | None:
-        """The name of the pod whose log is the training's, once it has one; None when the job ended before."""
+    def _submitter(self, seen: set[str]) -> str | None:
+        """The name of the next pod whose log is the training's, once it has one; None when the job ended before.
+
+        Where `backoffLimit` allows another try, that has a cluster and a pod of its own.
+        """
         said = ""
 
         def found() -> Manifest | None:
@@ -161,8 +169,9 @@ class _Following:
                 said = _status(job)
                 self._screen.word("kubernetes", f"{self._name}: {said or 'waiting for the operator'}")
             pods = self._server.pods(self._namespace, f"job-name={self._name}")
-            running = [pod for pod in pods if at(pod, "status.phase") in ("Running", "Succeeded", "Failed")]
-            return {"pod": running[-1]["metadata"]["name"] if running else None} if running or said in ENDED else None
+            started = [pod for pod in pods if at(pod, "status.phase") in ("Running", "Succeeded", "Failed")]
+            fresh = [pod["metadata"]["name"] for pod in started if pod["metadata"]["name"] not in seen]
+            return {"pod": fresh[-1] if fresh else None} if fresh or said in ENDED else None
 
         made = _until(found, START_TIMEOUT_S, f"RayJob {self._name} has not started; see kubectl describe")
         return str(made["pod"]) if made["pod"] else None

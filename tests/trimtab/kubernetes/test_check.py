@@ -161,7 +161,7 @@ def test_an_incremental_upgrade_needs_steps_within_its_surge() -> None:
 def test_a_key_that_is_there_twice_is_no_manifest(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("kind: ConfigMap\nmetadata: {name: a}\nkind: Secret\n")
 
-    with pytest.raises(DataError, match="'kind' is there twice"):
+    with pytest.raises(DataError, match="key `kind` twice"):
         check.folder(tmp_path)
 
 

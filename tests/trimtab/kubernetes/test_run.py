@@ -38,8 +38,11 @@ class Cluster(ThreadingHTTPServer):
         }
         self.asked: list[tuple[str, str, dict[str, list[str]], str]] = []
         self.outcome, self.log = "SUCCEEDED", "starting\n"
+        self.earlier: list[str] = []  # logs of tries before the last one
 
     def live(self, path: str, one: dict[str, Any]) -> dict[str, Any]:
+        if path.startswith(JOBS) and self.earlier:
+            return one | {"status": {"jobDeploymentStatus": "Running"}}
         if path.startswith(JOBS):
             return one | {"status": {"jobDeploymentStatus": "Complete", "jobStatus": self.outcome}}
         if path.startswith(SERVICES):
@@ -61,9 +64,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("authorization") != f"Bearer {TOKEN}":
             self._answer(401, {"message": "Unauthorized"})
         elif parts.path.endswith("/log"):
-            self._answer(200, self.server.log)
+            earlier = self.server.earlier
+            self._answer(200, earlier.pop() if earlier else self.server.log)
         elif parts.path.endswith("/pods"):
-            pod = {"metadata": {"name": "submitter"}, "status": {"phase": "Succeeded"}}
+            name = f"submitter-{len(self.server.earlier)}"
+            pod = {"metadata": {"name": name}, "status": {"phase": "Succeeded"}}
             self._answer(200, {"items": [pod]})
         elif self.command in ("PATCH", "POST"):
             one = json.loads(body)
@@ -148,6 +153,19 @@ def test_a_second_run_trains_nothing(cluster: Cluster, digits: Experiment) -> No
     run.run(digits, Screen(), None, None, False)
 
     assert _applied(cluster) == before == 2  # once to order it, once to note what it made
+
+
+def test_a_second_try_is_followed_and_what_came_of_it_counts(
+    cluster: Cluster, digits: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cluster import progress
+
+    progress.error(TrimtabError("the head was lost"))
+    cluster.earlier = [capsys.readouterr().out]
+
+    run.run(digits, Screen(), "here", None, False)
+
+    assert "version    3" in capsys.readouterr().out
 
 
 def test_other_inputs_train_anew(cluster: Cluster, digits: Experiment) -> None:
