@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = ("label", "rating", "outcome")
 TRUSTED = ("operate", "admin")  # roles of tokens whose word needs nobody else's
 SCHEMA = pa.schema(
     {
-        "id": pa.string(),  # the same for the same word of the same client
+        "id": pa.string(),  # of the word and its time: who says the same later, says it anew
         "request_id": pa.string(),
         "row": pa.int32(),  # of a request with several rows
         "kind": pa.string(),
@@ -45,7 +45,7 @@ def word(
     request_id: str, row: int, kind: Kind, value: str, client: str, received_ns: int, role: str | None = None
 ) -> dict[str, Any]:
     """A row of the ledger."""
-    said = "\0".join((request_id, str(row), kind, value, client))
+    said = "\0".join((request_id, str(row), kind, value, client, str(received_ns)))
     identifier = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     values = (identifier, request_id, row, kind, value, client, received_ns, role)
     return dict(zip(SCHEMA.names, values, strict=True))
@@ -104,13 +104,15 @@ def believed(rows: Iterable[Mapping[str, Any]], known: Iterable[tuple[str, int]]
 def labelled(answers: pa.Table, words: pa.Table, rules: Labels) -> tuple[list[dict[str, Any]], Believed]:
     """The answers of a sample (`cluster.served`) whose labels can be believed, as rows in its order; and the sums.
 
-    Each row has its `label` besides, and as `heard_ns` the time of the last label that was said of it.
+    Each row has its `label` besides, and as `heard_ns` when a client last said another label of it than it had before.
     """
-    said, heard_ns = words.to_pylist(), dict[tuple[str, int], int]()
+    said = words.sort_by("received_ns").to_pylist()
+    heard_ns, last = dict[tuple[str, int], int](), dict[tuple[tuple[str, int], str], str]()
     for word in said:
-        if word["kind"] == "label":
-            answer = word["request_id"], word["row"]
-            heard_ns[answer] = max(word["received_ns"], heard_ns.get(answer, 0))
+        answer = word["request_id"], word["row"]
+        if word["kind"] == "label" and last.get((answer, word["client"])) != word["value"]:
+            last[answer, word["client"]] = word["value"]
+            heard_ns[answer] = word["received_ns"]
     names = zip(answers["request_id"].to_pylist(), answers["row"].to_pylist(), strict=True)
     known = {answer: i for i, answer in enumerate(names) if answer in heard_ns}
     found = believed(said, known, Rules(rules.agreement, rules.client_share))

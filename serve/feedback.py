@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster import feedback
@@ -55,7 +55,8 @@ def checked(words: Any, model: Model, by: Said) -> list[dict[str, Any]]:
     if not isinstance(words, list) or not 1 <= len(words) <= MAX_WORDS:
         problem = f"is {len(words)} words" if isinstance(words, list) else "is no list of words"
         raise refusal(400, "feedback", words, problem, f"send a list of 1 to {MAX_WORDS} words")
-    return [_word(word, f"feedback[{i}].", model, by) for i, word in enumerate(words)]
+    # A nanosecond apart, so that of two words about one answer in one list the later is the latest.
+    return [_word(word, f"feedback[{i}].", model, replace(by, at_ns=by.at_ns + i)) for i, word in enumerate(words)]
 
 
 def _word(tree: Any, field: str, model: Model, by: Said) -> dict[str, Any]:

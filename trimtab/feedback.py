@@ -89,8 +89,9 @@ def summary(experiment: Experiment, workspace: Workspace) -> dict[str, Any]:
     said = feedback.ledger(workspace.store, experiment.name).read()
     sample = served.ledger(workspace.store, experiment.name).read()
     labelled, found = feedback.labelled(sample.drop_columns(["input"]), said, Labels(agreement=1, client_share=1.0))
-    kinds = said["kind"].to_pylist()
-    ratings = [float(v) for v, kind in zip(said["value"].to_pylist(), kinds, strict=True) if kind == "rating"]
+    words = said.group_by(["request_id", "row", "kind", "value", "client"]).aggregate([])  # sent again, it is the same
+    kinds = words["kind"].to_pylist()
+    ratings = [float(v) for v, kind in zip(words["value"].to_pylist(), kinds, strict=True) if kind == "rating"]
     return {
         "endpoint": experiment.name,
         "words": {kind: kinds.count(kind) for kind in KINDS},

@@ -8,7 +8,7 @@ import pytest
 from cluster import feedback, served
 from cluster.config import Labels
 from cluster.feedback import Believed, Rules
-from cluster.ledger import Ledger
+from cluster.ledger import Follower, Ledger
 from cluster.store import Store
 
 Said = tuple[str, str, str]  # request id, label, client
@@ -108,13 +108,27 @@ def test_ratings_and_outcomes_are_no_labels() -> None:
     assert feedback.believed(said, None, Rules()).labels == {}
 
 
-def test_the_same_word_is_one_row_of_the_ledger(store: Store) -> None:
+def test_the_latest_word_counts_also_where_it_was_said_before(store: Store) -> None:
     ledger = feedback.ledger(store, "digits")
+    follower, heard = Follower(ledger, "received_ns"), list[dict[str, object]]()
 
-    ledger.append(words([("a", "7", "ann")]))
-    ledger.append(words([("a", "7", "ann")]))
+    for said in words([("a", "7", "ann"), ("a", "1", "ann"), ("a", "7", "ann")]):
+        ledger.append([said])
+        heard += follower.fresh().to_pylist()
 
-    assert ledger.read().num_rows == 1
+    for rows in (ledger.read().to_pylist(), heard):
+        assert feedback.believed(rows, None, Rules()).labels == {("a", 0): "7"}
+
+
+def test_a_label_that_is_said_again_is_none_that_was_not_heard_before() -> None:
+    answers = pa.Table.from_pylist([{"id": f"{name}#0", "request_id": name, "row": 0} for name in "ab"], served.SCHEMA)
+    said = words([("a", "7", "ann"), ("b", "7", "ann"), ("b", "1", "ann"), ("a", "7", "ann"), ("b", "7", "ann")])
+
+    rows, _ = feedback.labelled(
+        answers, pa.Table.from_pylist(said[::-1], feedback.SCHEMA), Labels(agreement=1, client_share=1.0)
+    )
+
+    assert {row["request_id"]: row["heard_ns"] for row in rows} == {"a": 0, "b": 4}
 
 
 def test_answers_of_a_sample_are_joined_with_the_labels_that_are_believed_of_them() -> None:
