@@ -53,14 +53,17 @@ class Ledger:
 
         A part cannot be half-written, so a damaged one is the disk's doing, and its rows are gone.
         """
-        tables: list[pa.Table] = []
+        found: dict[str, pa.Table] = {}
+        names = self.parts(since_ns)
         for _ in range(TRIES):
-            names = self.parts(since_ns)
-            found = [self._store.get(f"{self._folder}/{name}") for name in names]
-            tables = [table for data in found if data is not None and (table := self._table(data)) is not None]
-            if None not in found:
-                break  # else one was merged away meanwhile: its rows are in a part that was not listed yet
-        return each_once(pa.concat_tables([self.schema.empty_table(), *tables]))
+            fresh = ((name, self._store.get(f"{self._folder}/{name}")) for name in names if name not in found)
+            found |= {name: table for name, data in fresh if data and (table := self._table(data)) is not None}
+            # A listing that is made while parts are merged may have neither them nor what they became. That was there
+            # before they went, so the next listing has it.
+            listed, names = names, self.parts(since_ns)
+            if names == listed:
+                break
+        return each_once(pa.concat_tables([self.schema.empty_table(), *(found[name] for name in sorted(found))]))
 
     def remove_before(self, before_ns: int) -> int:
         """Remove the parts that were written before then; returns how many."""
