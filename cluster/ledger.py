@@ -40,7 +40,7 @@ class Ledger:
         name = self._put(pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema))
         self._small.append(name)
         if len(self._small) >= MERGED_PARTS:
-            with contextlib.suppress(StoreError, OSError):  # the rows are kept; the next part tries again
+            with contextlib.suppress(StoreError):  # the rows are kept; the next part tries again
                 self._merge()
         return name
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 from pyarrow import fs
 
-from cluster.errors import NotFoundError, StoreError, TrimtabError
+from cluster.errors import NotFoundError, StoreError, TrimtabError, first_line
 from cluster.files import write_whole
 
 Kind = Literal["datasets", "runs", "bundles", "steps", "searches", "code"]
@@ -36,6 +37,7 @@ SINGULAR: dict[Kind, str] = {
 }
 MANIFEST = "manifest.json"
 FULL = errno.ENOSPC, errno.EDQUOT
+FOREIGN = OSError, pa.ArrowException  # what a disk and pyarrow's file systems raise
 RESERVE_BYTES = 256 * 1024**2  # kept free for everything else that writes to the disk
 
 
@@ -77,7 +79,10 @@ class Staging:
 
 @dataclass(frozen=True)
 class Store:
-    """`uri` is a folder or a URI such as `s3://bucket/prefix`; picklable."""
+    """`uri` is a folder or a URI such as `s3://bucket/prefix`; picklable.
+
+    Every method may raise StoreError, and nothing else for what the disk or the network does.
+    """
 
     uri: str
     local: Path | None = field(default=None, compare=False)  # None on an object store
@@ -104,7 +109,8 @@ class Store:
         """Raises StoreError when `num_bytes` more would leave less than 256 MiB free on a local disk."""
         if self.local is None:
             return
-        free = shutil.disk_usage(self.local).free
+        with self._writing():
+            free = shutil.disk_usage(self.local).free
         if free < num_bytes + RESERVE_BYTES:
             problem = f"the disk is nearly full: {free >> 20} MiB free, {(num_bytes + RESERVE_BYTES) >> 20} MiB needed"
             raise StoreError("store", self.uri, problem, "free some space or name another store")
@@ -124,9 +130,7 @@ class Store:
 
     def keys(self, kind: Kind) -> list[str]:
         """Keys of all published things of a kind, sorted."""
-        system, root = self._system()
-        found = system.get_file_info(fs.FileSelector(f"{root}/{kind}", allow_not_found=True))
-        return sorted(info.base_name for info in found if self.has(kind, info.base_name))
+        return sorted(info.base_name for info in self._listed(kind) if self.has(kind, info.base_name))
 
     def manifest(self, kind: Kind, key: str) -> dict[str, Any]:
         """Raises NotFoundError when nothing was published under the key."""
@@ -147,15 +151,13 @@ class Store:
 
     def put(self, path: str, data: bytes) -> None:
         """Write one file whole: readers see the old content or the new, never a part."""
-        system, root = self._system()
-        try:
-            if self.local is None:
-                with system.open_output_stream(f"{root}/{path}") as stream:
-                    stream.write(data)
+        with self._writing():
+            if self.local is not None:
+                write_whole(self.local / path, data)
                 return
-            write_whole(self.local / path, data)
-        except OSError as error:
-            raise not_writable(self.uri, error) from error
+            system, root = self._system()
+            with system.open_output_stream(f"{root}/{path}") as stream:
+                stream.write(data)
 
     def get(self, path: str) -> bytes | None:
         """What `put` wrote there, or None."""
@@ -167,29 +169,47 @@ class Store:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of each file that `names` names, in the same order."""
-        system, root = self._system()
-        found = system.get_file_info(fs.FileSelector(f"{root}/{folder}", allow_not_found=True))
-        whole = (i for i in found if i.type == fs.FileType.File and not i.base_name.startswith("."))
+        whole = (i for i in self._listed(folder) if i.type == fs.FileType.File and not i.base_name.startswith("."))
         return {i.base_name: int(i.size) for i in sorted(whole, key=lambda i: str(i.base_name))}
 
     def remove(self, path: str) -> None:
         """Remove a file; nothing happens when there is none."""
-        system, root = self._system()
-        with contextlib.suppress(FileNotFoundError):
+        with self._writing(), contextlib.suppress(FileNotFoundError):
+            system, root = self._system()
             system.delete_file(f"{root}/{path}")
 
+    def _listed(self, folder: str) -> list[Any]:
+        # Even where it may be missing, pyarrow fails on a folder that is made while it looks.
+        with self._reading(), contextlib.suppress(FileNotFoundError):
+            system, root = self._system()
+            return list(system.get_file_info(fs.FileSelector(f"{root}/{folder}", allow_not_found=True)))
+        return []
+
     def _get(self, path: str) -> bytes | None:
-        if self.local is not None:
-            try:
+        with self._reading(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if self.local is not None:
                 return (self.local / path).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        system, root = self._system()
-        if system.get_file_info(f"{root}/{path}").type != fs.FileType.File:
-            return None
-        with system.open_input_stream(f"{root}/{path}") as stream:
-            data: bytes = stream.read()
-        return data
+            system, root = self._system()
+            if system.get_file_info(f"{root}/{path}").type == fs.FileType.File:
+                with system.open_input_stream(f"{root}/{path}") as stream:
+                    data: bytes = stream.read()
+                return data
+        return None
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except FOREIGN as error:
+            problem = f"cannot be read ({_said(error)})"
+            raise StoreError("store", self.uri, problem, "see that it can be reached and may be read") from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except FOREIGN as error:
+            raise not_writable(self.uri, error) from error
 
     def _system(self) -> tuple[Any, str]:
         if self.local is not None:
@@ -199,8 +219,8 @@ class Store:
 
 
 def _rename(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
     except OSError as error:
         # Another writer published the same key first: same inputs, same content, so theirs is ours.
@@ -208,9 +228,13 @@ def _rename(source: Path, target: Path) -> None:
             raise not_writable(str(target), error) from error
 
 
-def not_writable(uri: str, error: OSError) -> StoreError:
+def not_writable(uri: str, error: OSError | pa.ArrowException) -> StoreError:
     """What a failed write to the store is to its user."""
-    full = error.errno in FULL
-    problem = "the disk is full" if full else f"cannot be written ({error.strerror or error})"
+    full = isinstance(error, OSError) and error.errno in FULL
+    problem = "the disk is full" if full else f"cannot be written ({_said(error)})"
     mend = "free some space or name another store" if full else "name a writable folder in TRIMTAB_STORE or --store"
     return StoreError("store", uri, problem, mend)
+
+
+def _said(error: OSError | pa.ArrowException) -> str:
+    return getattr(error, "strerror", None) or first_line(error)

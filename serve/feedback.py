@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster import feedback
-from cluster.errors import RequestError
+from cluster.errors import RequestError, StoreError
 from cluster.feedback import KINDS, Kind
 from cluster.ledger import Ledger
 from serve.core import refusal
@@ -130,7 +130,7 @@ class Intake:
             error: RequestError | None = None
             try:
                 await asyncio.to_thread(self._ledger.append, [word for words, _ in batch for word in words])
-            except Exception as problem:  # whoever waits must hear of it, whatever the store's libraries raise
+            except StoreError as problem:
                 _log.error("feedback is refused: %s", problem)
                 message = "feedback cannot be kept just now, and this was not; send it again in a minute"
                 error = RequestError(503, message, {"retry-after": "60"})

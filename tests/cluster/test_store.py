@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,37 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> No
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(StoreError, match="cannot be opened"):
         Store.open("nonsense://bucket/x")
+
+
+@pytest.mark.parametrize(
+    ("use", "problem"),
+    [
+        pytest.param(lambda store: store.names("file"), "cannot be read", id="names"),
+        pytest.param(lambda store: store.keys("runs"), "cannot be read", id="keys"),
+        pytest.param(lambda store: store.put("file/x", b""), "cannot be written", id="put"),
+        pytest.param(lambda store: store.remove("folder"), "cannot be written", id="remove"),
+    ],
+)
+@pytest.mark.parametrize("is_remote", [False, True], ids=["folder", "object store"])
+def test_whatever_its_libraries_raise_the_store_says_it_in_its_own_words(
+    store: Store, use: Callable[[Store], object], problem: str, is_remote: bool
+) -> None:
+    assert store.local is not None
+    (store.local / "folder").mkdir()
+    for name in ("file", "runs"):
+        (store.local / name).write_text("no folder")
+
+    with pytest.raises(StoreError, match=problem):
+        use(Store(f"file://{store.local}") if is_remote else store)
+
+
+def test_it_does_so_where_there_is_a_folder_in_the_place_of_a_file_or_none_at_all(store: Store, tmp_path: Path) -> None:
+    store.put("folder/file", b"")
+
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.get("folder")
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store(str(tmp_path / "gone"), tmp_path / "gone").check_room(1)
 
 
 def test_a_nearly_full_disk_stops_a_write_before_it_begins(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
