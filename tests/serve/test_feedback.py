@@ -67,7 +67,7 @@ def test_of_two_words_about_one_answer_in_one_list_the_later_is_the_latest(core:
     rows = read(core, {"feedback": [{"request_id": "a", "label": label} for label in labels]})
 
     assert len({row["id"] for row in rows}) == 3
-    assert words.believed(rows[::-1], None, words.Rules()).labels == {("a", 0): "dark-1"}
+    assert words.believed(rows[::-1]).labels == {("a", 0): "dark-1"}
 
 
 @pytest.mark.parametrize(
