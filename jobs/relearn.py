@@ -27,12 +27,11 @@ def publish(store: Store, key: str, base: Dataset, found: Labelled, lineage: dic
     """Publish `datasets/<key>`: copies of the base's files, and shards with the labelled rows.
 
     Few labelled rows would be lost among many others, so each is there several times, in training and validation alike.
-    None is learnt from that the test split has. `lineage` is kept in the manifest, with what is added here.
+    `lineage` is kept in the manifest, with what is added here.
     """
     from tasks.dataset import read_dataset
 
-    known = set(_keys(base, "test"))
-    parts: dict[SplitName, pa.Table] = {name: _without(found.of(name), known) for name in ("train", "validation")}
+    parts: dict[SplitName, pa.Table] = {name: found.of(name) for name in ("train", "validation")}
     repeats = _repeats(base.num_rows("train"), parts["train"].num_rows)
     origin = store.manifest("datasets", base.key)
     with store.stage("datasets", key) as staging:
@@ -48,6 +47,19 @@ def publish(store: Store, key: str, base: Dataset, found: Labelled, lineage: dic
         changed = {"splits": splits, "files": files, "rejected": rejected}
         staging.publish({**origin, **changed, "lineage": {**lineage, **more, "feedback": kept}})
     return read_dataset(store, key)
+
+
+def contents(dataset: Dataset, split: SplitName) -> set[str]:
+    """`labelled.key_of` each row: a row's own key knows its target too where equal inputs may have different ones.
+
+    Raises NotFoundError, DamagedError.
+    """
+    found: set[str] = set()
+    for table in dataset.tables(split):  # one shard at a time
+        for chunk in table["x"].chunks:
+            rows = chunk.storage.flatten().to_numpy().reshape(len(chunk), -1)
+            found.update(labelled.key_of(row.tobytes()) for row in rows)
+    return found
 
 
 def feedback_of(dataset: Dataset) -> pa.Table | None:
@@ -70,15 +82,6 @@ def _repeats(num_base: int, num_learnt: int) -> int:
     if num_learnt == 0:
         return 0
     return min(MOST_REPEATS, max(1, math.ceil(SHARE / (1.0 - SHARE) * num_base / num_learnt)))
-
-
-def _keys(base: Dataset, split: SplitName) -> list[str]:
-    tables = (base.store.read("datasets", base.key, entry) for entry in base.shards[split])
-    return [key for data in tables for key in pq.read_table(pa.BufferReader(data), columns=["key"])["key"].to_pylist()]
-
-
-def _without(table: pa.Table, keys: set[str]) -> pa.Table:
-    return table.filter(pa.array([key not in keys for key in table["key"].to_pylist()], pa.bool_()))
 
 
 def _copied(staging: Staging, base: Dataset, entry: dict[str, Any]) -> dict[str, Any]:

@@ -131,6 +131,7 @@ class Retraining:
                 self.experiment.retrain.labels,
                 until_ns,
                 None if before is None or not _alike(before, base) else relearn.feedback_of(before),
+                relearn.contents(base, "test"),
             )
             lineage = {"order": self.order.id, "until_ns": until_ns, "stable": bundle.key}
             relearn.publish(self.store, key, base, found, {**lineage, "stable_version": stable.version})

@@ -148,6 +148,20 @@ def test_an_input_that_came_again_counts_once_with_its_newest_label(store: Store
     assert found.left_out == {"of an input that came again": 2}
 
 
+def test_a_known_input_is_not_learnt_whatever_is_said_of_it(store: Store) -> None:
+    contents = [b"%04d" % i for i in range(40)]
+    for i, content in enumerate(contents):
+        answer(store, f"a-{i}", content)
+        say(store, f"a-{i}", "dark")
+
+    found = gathered(store, known={labelled.key_of(content) for content in contents[:20]})
+
+    assert {bytes(content) for part in ("train", "validation") for content in found.of(part)["input"].to_pylist()} == {
+        content for content in contents[20:] if labelled.part_of(content, ONE.held_out) != "held_out"
+    }
+    assert found.left_out["of inputs that the test split has"] + found.table.num_rows == 40
+
+
 def test_the_newest_rows_are_taken(store: Store) -> None:
     for i in range(10):
         answer(store, f"a-{i}", b"%04d" % i, at_ns=100 - i)
