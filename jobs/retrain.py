@@ -187,7 +187,7 @@ class Retraining:
 
     def _versions(self) -> dict[int, Encoding]:
         """The encodings of the versions that answers in the sample are of, as far as they are still there."""
-        seen = set(served.ledger(self.store, self.order.name).read()["version"].to_pylist())
+        seen = set(served.ledger(self.store, self.order.name).read(columns=("id", "version"))["version"].to_pylist())
         found = [one for one in self.registry.versions(self.order.name) if one.version in seen]
         return {
             one.version: read_bundle(self.store, one.bundle).encoding

@@ -53,7 +53,7 @@ class Jury:
         words = self._said.read(since_ns)
         if not len(words):
             return []
-        table = self._served.read(max(since_ns - MARGIN_NS, 0)).drop_columns(["input"])
+        table = self._served.read(max(since_ns - MARGIN_NS, 0), served.LIGHT)
         is_meant = (table["at_ns"].to_numpy() >= since_ns) & table["outputs"].is_valid().to_numpy()
         return feedback.labelled(table.filter(pa.array(is_meant)), words, agreement)[0]
 

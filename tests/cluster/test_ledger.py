@@ -138,6 +138,20 @@ def test_a_damaged_part_costs_its_own_rows_alone(ledger: Ledger, store: Store) -
     assert values(ledger) == [1, 3]
 
 
+def test_a_part_is_read_in_pieces_with_the_columns_that_it_had_not_yet(
+    store: Store, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "PIECE_ROWS", 2)
+    name = ledger.append(rows(*range(5)))
+    wider = Ledger(store, "words/digits", SCHEMA.append(pa.field("role", pa.string())))
+
+    pieces = list(wider.pieces(name))
+
+    assert [piece["value"].to_pylist() for piece in pieces] == [[0, 1], [2, 3], [4]]
+    assert {piece.schema for piece in pieces} == {wider.schema}
+    assert list(wider.pieces("gone")) == []
+
+
 def test_old_parts_are_removed(ledger: Ledger) -> None:
     ledger.append(rows(1))
     second = ledger.append(rows(2))
