@@ -39,7 +39,7 @@ def segments(store: Store, path: str) -> list[str]:
 
 def where(store: Store, name: str) -> str:
     """For a person."""
-    return f"{store.uri.rstrip('/')}/{folder(name)}"
+    return store.place(folder(name))
 
 
 def is_there(store: Store, name: str) -> bool:

@@ -94,6 +94,16 @@ def test_the_record_in_an_object_store_is_looked_at_from_anywhere(
     assert any(event["event"] == "action" for event in Tail("digits", Workspace(Screen(), store_uri=uri), 0.0).fresh())
 
 
+def test_the_place_of_a_record_may_have_parameters(recorded: Path, tmp_path: Path) -> None:
+    segment = tmp_path / "journal" / "00000001.jsonl.gz"
+    segment.parent.mkdir()
+    segment.write_bytes(gzip.compress(next(recorded.glob("*.jsonl")).read_bytes()))
+
+    found = adaptation.replayed(f"file://{tmp_path}/journal?endpoint_override=localhost:9000", [])
+
+    assert found["ticks"] == 300
+
+
 def test_other_settings_say_what_would_differ(recorded: Path) -> None:
     found = adaptation.replayed(str(recorded), ["adapt.cooldown=5s"])
 
