@@ -233,7 +233,8 @@ class Data(Section):
     """Size every image is brought to; by default the size of the source's first good image, others rejected."""
     split: Split = Split()
     shards: Annotated[int, Field(ge=1, le=10_000)] = 4
-    """Parquet files per split; more of them let more workers read at once."""
+    """Parquet files per split; more of them let more workers read at once. None is larger than 256 MiB of encoded rows:
+    large splits have more."""
     max_rejected: Share = 0.1
     """Preprocessing fails when more than this share of the rows is rejected."""
 

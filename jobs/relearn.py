@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from cluster.store import Staging, Store
 from jobs import labelled
 from jobs.labelled import Labelled, Part
+from jobs.shards import MAX_SHARD_BYTES
 from tasks.dataset import SPLITS, Dataset, SplitName
 
 SHARE, MOST_REPEATS = 0.2, 20  # of the rows of an epoch, what was learnt from feedback shall be; each so often at most
@@ -92,15 +93,21 @@ def _copied(staging: Staging, base: Dataset, entry: dict[str, Any]) -> dict[str,
 def _shards(staging: Staging, base: Dataset, name: Part | SplitName, table: pa.Table, num: int) -> list[dict[str, Any]]:
     if table.num_rows == 0:
         return []
-    x, y = labelled.arrays(table, base.encoding)
-    columns = {
-        "x": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(x)),
-        "y": pa.array(y.astype(np.int32 if base.encoding.labels else np.float32)),
-        "key": table["key"],
-    }
-    data = _parquet(pa.table(columns))
-    names = [f"{name}-feedback-{i:05}-of-{num:05}.parquet" for i in range(num)]
-    return [{**staging.write(file, data), "rows": table.num_rows} for file in names]
+    most_rows = max(1, MAX_SHARD_BYTES // len(table["input"][0].as_py()))
+    pieces = [table.slice(start, most_rows) for start in range(0, table.num_rows, most_rows)]
+    total, entries = len(pieces) * num, list[dict[str, Any]]()
+    for piece in pieces:
+        x, y = labelled.arrays(piece, base.encoding)
+        columns = {
+            "x": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(x)),
+            "y": pa.array(y.astype(np.int32 if base.encoding.labels else np.float32)),
+            "key": piece["key"],
+        }
+        data = _parquet(pa.table(columns))
+        for _ in range(num):
+            file = f"{name}-feedback-{len(entries):05}-of-{total:05}.parquet"
+            entries.append({**staging.write(file, data), "rows": piece.num_rows})
+    return entries
 
 
 def _parquet(table: pa.Table) -> bytes:
