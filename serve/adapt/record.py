@@ -21,7 +21,7 @@ MOST_BACK = 8  # segments without a state, before it is taken for lost
 
 def folder(name: str) -> str:
     """Of the segments, in a store."""
-    return f"adapt/{name}/journal"
+    return f"{mailbox.folder(name)}/{mailbox.JOURNAL}"
 
 
 def file_of(number: int) -> str:
