@@ -239,7 +239,8 @@ class Data(Section):
     """Size every image is brought to; by default the size of the source's first good image, others rejected."""
     split: Split = Split()
     shards: Annotated[int, Field(ge=1, le=10_000)] = 4
-    """Parquet files per split; more of them let more workers read at once."""
+    """Parquet files per split; more of them let more workers read at once. None is larger than 256 MiB of encoded rows:
+    large splits have more."""
     max_rejected: Share = 0.1
     """Preprocessing fails when more than this share of the rows is rejected."""
 
@@ -738,7 +739,8 @@ class Labels(Section):
     agreement: Annotated[int, Field(ge=1, le=100)] = 2
     """Clients that must say the same of an answer. One is enough whose token's role is `operate` or more."""
     client_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3
-    """Share of the labels that may rest on the word of one client alone; without effect on those of `operate`."""
+    """Of the labels that are counted or learnt, the share that may rest on the word of one client alone; without effect
+    on those of `operate`."""
     max_rows: Annotated[int, Field(ge=1, le=10_000_000)] = 50_000
     """The newest ones are taken."""
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3

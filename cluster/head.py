@@ -32,6 +32,7 @@ _CHILDREN: list[subprocess.Popen[bytes]] = []  # kept, so that no destructor com
 def spawn(made: Session, chosen: Ports, num_cpus: int) -> subprocess.Popen[bytes]:
     """Start the head; it inherits the claims on its ports."""
     path = state.log_path(made.name)
+    spilled(made.name).mkdir(mode=0o700, exist_ok=True)
     with open(path, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
         head = subprocess.Popen(
             _command(made, chosen, num_cpus),
@@ -65,6 +66,7 @@ def _command(made: Session, chosen: Ports, num_cpus: int) -> list[str]:
         "num-cpus": num_cpus,
         "object-store-memory": _object_store_bytes(),
         "temp-dir": f"{made.temp_dir}/ray",
+        "object-spilling-directory": spilled(made.name),  # /tmp otherwise, which may be small or memory itself
     }
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     return start + [f"--{flag}={value}" for flag, value in flags.items()]
@@ -152,6 +154,11 @@ def _base_env() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(other)}
 
 
+def spilled(name: str) -> Path:
+    """Where a local cluster's objects lie that memory has no room for; in `home()`, as data sets do."""
+    return state.folder(name) / "spilled"
+
+
 def make_temp_dir() -> str:
     """A private folder for sockets and logs; its path is short, as a Unix socket's may have 107 characters."""
     path = tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir="/tmp")  # Ray gets a folder in it, which it opens to everyone
@@ -188,7 +195,8 @@ def end(made: Session, timeout_s: float) -> None:
                 stop(process)
         left = set(psutil.wait_procs(left, timeout=3)[1])
     if Path(made.temp_dir).name.startswith(_TEMP_PREFIX):
-        shutil.rmtree(made.temp_dir, ignore_errors=True)
+        for folder in (Path(made.temp_dir), spilled(made.name)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _processes(made: Session) -> list[psutil.Process]:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from cluster.errors import StoreError
@@ -23,6 +24,7 @@ from cluster.store import Store
 
 MERGED_PARTS = 32  # small parts of one writer that become one
 PART_BYTES = 4 * 1024**2  # a part of this size is not small any more
+PIECE_ROWS = 1024
 TRIES = 5  # of reading while writers merge
 OVERLAP_NS = 60 * 10**9  # rows are written down some time after they came about, and writers' clocks differ
 
@@ -40,7 +42,7 @@ class Ledger:
         name = self._put(pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema))
         self._small.append(name)
         if len(self._small) >= MERGED_PARTS:
-            with contextlib.suppress(StoreError, OSError):  # the rows are kept; the next part tries again
+            with contextlib.suppress(StoreError):  # the rows are kept; the next part tries again
                 self._merge()
         return name
 
@@ -48,19 +50,33 @@ class Ledger:
         """Names of the parts written since then, oldest first."""
         return [name for name in self._store.names(self._folder) if name >= f"{since_ns:020d}"]
 
-    def read(self, since_ns: int = 0) -> pa.Table:
+    def read(self, since_ns: int = 0, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of the parts written since then, each once, oldest first; parts that are damaged are left out.
 
-        A part cannot be half-written, so a damaged one is the disk's doing, and its rows are gone.
+        A part cannot be half-written, so a damaged one is the disk's doing, and its rows are gone. Of `columns`, which
+        have `id` among them, no other is read.
         """
-        tables: list[pa.Table] = []
+        schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        found: dict[str, pa.Table] = {}
+        names = self.parts(since_ns)
         for _ in range(TRIES):
-            names = self.parts(since_ns)
-            found = [self._store.get(f"{self._folder}/{name}") for name in names]
-            tables = [table for data in found if data is not None and (table := self._table(data)) is not None]
-            if None not in found:
-                break  # else one was merged away meanwhile: its rows are in a part that was not listed yet
-        return each_once(pa.concat_tables([self.schema.empty_table(), *tables]))
+            fresh = ((name, self._store.get(f"{self._folder}/{name}")) for name in names if name not in found)
+            found |= {name: table for name, data in fresh if data and (table := _table(data, schema)) is not None}
+            # A listing that is made while parts are merged may have neither them nor what they became. That was there
+            # before they went, so the next listing has it.
+            listed, names = names, self.parts(since_ns)
+            if names == listed:
+                break
+        return each_once(pa.concat_tables([schema.empty_table(), *(found[name] for name in sorted(found))]))
+
+    def pieces(self, name: str) -> Iterator[pa.Table]:
+        """The rows of one part, some at a time; none, or those in front of the damage, where it is gone or damaged."""
+        data = self._store.get(f"{self._folder}/{name}")
+        with contextlib.suppress(pa.ArrowException):
+            if data is not None:
+                part = ds.ParquetFileFormat().make_fragment(pa.BufferReader(data))
+                for batch in part.to_batches(self.schema, batch_size=PIECE_ROWS, batch_readahead=1):
+                    yield pa.Table.from_batches([batch])
 
     def remove_before(self, before_ns: int) -> int:
         """Remove the parts that were written before then; returns how many."""
@@ -78,7 +94,7 @@ class Ledger:
 
     def _merge(self) -> None:
         found = [self._store.get(f"{self._folder}/{name}") for name in self._small]
-        tables = [table for data in found if data is not None and (table := self._table(data)) is not None]
+        tables = [table for data in found if data is not None and (table := _table(data, self.schema)) is not None]
         whole = pa.concat_tables([self.schema.empty_table(), *tables]).combine_chunks()
         merged = self.replace(self._small, whole)
         self._small = [merged] if sum(len(data or b"") for data in found) < PART_BYTES else []
@@ -94,12 +110,6 @@ class Ledger:
         self._store.check_room(len(data))
         self._store.put(f"{self._folder}/{name}", data)
         return name
-
-    def _table(self, data: bytes) -> pa.Table | None:
-        try:
-            return pq.read_table(pa.BufferReader(data), schema=self.schema)
-        except pa.ArrowException:
-            return None
 
 
 class Follower:
@@ -132,6 +142,13 @@ class Follower:
             seen = self._seen | dict(zip(table["id"].to_pylist(), times[order].tolist(), strict=True))
             self._seen = {name: at for name, at in seen.items() if at >= self._newest_ns - OVERLAP_NS}
         return table
+
+
+def _table(data: bytes, schema: pa.Schema) -> pa.Table | None:
+    try:
+        return pq.read_table(pa.BufferReader(data), schema=schema)
+    except pa.ArrowException:
+        return None
 
 
 def each_once(table: pa.Table) -> pa.Table:

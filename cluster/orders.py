@@ -87,10 +87,7 @@ def taken_up(store: Store, name: str, wish: str) -> None:
 
 def place(store: Store, order: Order) -> bool:
     """Keep an order; False where one of its id is there already. Raises StoreError."""
-    if store.get(_path(order.name, order.id)) is not None:
-        return False
-    store.put(_path(order.name, order.id), json.dumps(asdict(order)).encode())
-    return True
+    return store.put_new(_path(order.name, order.id), json.dumps(asdict(order)).encode())
 
 
 def orders(store: Store, name: str) -> list[Order]:
@@ -111,8 +108,7 @@ def order_of(store: Store, name: str, identifier: str) -> Order | None:
 
 def finish(store: Store, order: Order, result: Result) -> None:
     """Keep what an order came to; the first word counts. Raises StoreError."""
-    if result_of(store, order) is None:
-        store.put(_path(order.name, f"{order.id}.result"), json.dumps(asdict(result)).encode())
+    store.put_new(_path(order.name, f"{order.id}.result"), json.dumps(asdict(result)).encode())
 
 
 def result_of(store: Store, order: Order) -> Result | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError, NotFoundError, StoreError, first_line
-from cluster.store import Store
+from cluster.store import Store, joined
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,7 +58,7 @@ class Registry:
                 problem = "is an object store, which cannot hold the run database"
                 raise StoreError("store", store.uri, problem, "set MLFLOW_TRACKING_URI to an MLflow server")
             uri = f"sqlite:///{store.local / 'mlflow.db'}"
-        registry = Registry(uri, f"{store.uri}/mlflow-artifacts")
+        registry = Registry(uri, store.place("mlflow-artifacts"))
         with registry._alone(store):
             registry._client()
         return registry
@@ -125,7 +125,7 @@ class Registry:
         with _already_there():
             client.create_registered_model(model)
         tags = {BUNDLE_TAG: bundle, **{f"metric.{name}": repr(float(value)) for name, value in metrics.items()}}
-        made = client.create_model_version(model, source=f"{self.artifacts}/{bundle}", run_id=run_id, tags=tags)
+        made = client.create_model_version(model, source=joined(self.artifacts, bundle), run_id=run_id, tags=tags)
         return self.version(model, str(made.version))
 
     def version(self, model: str, reference: str = "latest") -> ModelVersion:
@@ -188,7 +188,7 @@ class Registry:
         if found is not None:
             return str(found.experiment_id)
         with _already_there():
-            client.create_experiment(name, artifact_location=f"{self.artifacts}/{name}")
+            client.create_experiment(name, artifact_location=joined(self.artifacts, name))
         return str(client.get_experiment_by_name(name).experiment_id)
 
     def _client(self) -> MlflowClient:

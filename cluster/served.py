@@ -7,12 +7,11 @@ each version is uniform over all its requests however many replicas there were. 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from cluster.ledger import Ledger
+from cluster.ledger import PART_BYTES, Ledger, each_once
 from cluster.store import Store
 
 SCHEMA = pa.schema(
@@ -27,6 +26,8 @@ SCHEMA = pa.schema(
         "outputs": pa.list_(pa.float32()),
     }
 )
+LIGHT = tuple(name for name in SCHEMA.names if name != "input")
+DECIDING = ("id", "request_id", "at_ns", "version")  # columns by which rows are kept
 
 
 def ledger(store: Store, name: str) -> Ledger:
@@ -65,10 +66,22 @@ def kept(table: pa.Table, max_rows: int, since_ns: int) -> pa.Table:
 
 
 def prune(ledger: Ledger, max_rows: int, since_ns: int) -> int:
-    """Bring a ledger down to what is to be kept; returns how many rows are left. Raises StoreError."""
-    names: Sequence[str] = ledger.parts()
-    if not names:
-        return 0
-    table = kept(ledger.read(), max_rows, since_ns)
-    ledger.replace(names, table)
-    return int(table.num_rows)
+    """Bring a ledger down to what is to be kept; returns how many rows are left. Raises StoreError.
+
+    Inputs may be far more than the memory: what stays is decided without them, and they are read and written in pieces.
+    """
+    names = ledger.parts()
+    left = set(kept(ledger.read(columns=DECIDING), max_rows, since_ns)["id"].to_pylist())
+    num_left, old, num_old, held = len(left), list[str](), 0, list[pa.Table]()
+    for part in names:
+        old.append(part)
+        for rows in ledger.pieces(part):
+            num_old += len(rows)
+            ids = rows["id"].to_pylist()
+            held.append(each_once(rows.filter(pa.array([name in left for name in ids], pa.bool_()))))
+            left.difference_update(ids)
+        if part == names[-1] or sum(rows.nbytes for rows in held) >= PART_BYTES:
+            if len(old) > 1 or sum(map(len, held)) < num_old:
+                ledger.replace(old, pa.concat_tables([ledger.schema.empty_table(), *held]))
+            old, num_old, held = [], 0, []
+    return num_left

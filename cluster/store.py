@@ -2,8 +2,8 @@
 
 Every thing stored is a folder `<kind>/<key>/` of files and a `manifest.json` that names each with its
 sha256. It is written aside and published once: on a local disk by renaming the whole folder, on an
-object store by writing the manifest last. Without a manifest there is nothing, so no reader ever sees
-a half. Knows nothing of what the files mean.
+object store by writing the manifest last, which says in which folder of its writer the files lie. Without
+a manifest there is nothing, so no reader ever sees a half. Knows nothing of what the files mean.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 from pyarrow import fs
 
-from cluster.errors import NotFoundError, StoreError, TrimtabError
-from cluster.files import write_whole
+from cluster.errors import NotFoundError, StoreError, TrimtabError, first_line
+from cluster.files import write_new, write_whole
 
 Kind = Literal["datasets", "runs", "bundles", "steps", "searches", "code"]
 SINGULAR: dict[Kind, str] = {
@@ -36,6 +37,7 @@ SINGULAR: dict[Kind, str] = {
 }
 MANIFEST = "manifest.json"
 FULL = errno.ENOSPC, errno.EDQUOT
+FOREIGN = OSError, pa.ArrowException  # what a disk and pyarrow's file systems raise
 RESERVE_BYTES = 256 * 1024**2  # kept free for everything else that writes to the disk
 
 
@@ -57,27 +59,33 @@ class Staging:
     folder: str  # relative to the store's root
 
     def write(self, name: str, data: bytes) -> dict[str, Any]:
-        """Write one file; returns its manifest entry `{file, bytes, sha256}`.
+        """Write one file; returns its manifest entry `{file, bytes, sha256}`, on an object store with its `folder`.
 
         Raises:
             StoreError: not enough room, or not writable.
         """
         self.store.check_room(len(data))
         self.store.put(f"{self.folder}/{name}", data)
-        return {"file": name, "bytes": len(data), "sha256": sha256(data)}
+        entry = {"file": name, "bytes": len(data), "sha256": sha256(data)}
+        return entry if self.store.local is not None else {**entry, "folder": self.folder.rpartition("/")[2]}
 
     def publish(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Make the folder visible, with `manifest`; the first to publish a key wins. Returns what is stored."""
         data = json.dumps(manifest, indent=1, sort_keys=True).encode()
-        self.store.put(f"{self.folder}/{MANIFEST}", data)
-        if self.store.local is not None:
+        if self.store.local is None:
+            self.store.put_new(f"{self.kind}/{self.key}/{MANIFEST}", data)
+        else:
+            self.store.put(f"{self.folder}/{MANIFEST}", data)
             _rename(self.store.local / self.folder, self.store.local / self.kind / self.key)
         return self.store.manifest(self.kind, self.key)
 
 
 @dataclass(frozen=True)
 class Store:
-    """`uri` is a folder or a URI such as `s3://bucket/prefix`; picklable."""
+    """`uri` is a folder or a URI such as `s3://bucket/prefix?endpoint_override=host:9000`; picklable.
+
+    Every method may raise StoreError, and nothing else for what the disk or the network does.
+    """
 
     uri: str
     local: Path | None = field(default=None, compare=False)  # None on an object store
@@ -91,7 +99,8 @@ class Store:
             except Exception as error:  # pyarrow raises ValueError, ArrowInvalid and OSError here
                 raise StoreError("store", uri, f"cannot be opened ({error})", "name a folder or a URI") from error
             return Store(uri)
-        root = Path(uri.removeprefix("file://")).expanduser().absolute()
+        folder = uri.removeprefix("file://").partition("?")[0] if "://" in uri else uri
+        root = Path(folder).expanduser().absolute()
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
@@ -104,7 +113,8 @@ class Store:
         """Raises StoreError when `num_bytes` more would leave less than 256 MiB free on a local disk."""
         if self.local is None:
             return
-        free = shutil.disk_usage(self.local).free
+        with self._writing():
+            free = shutil.disk_usage(self.local).free
         if free < num_bytes + RESERVE_BYTES:
             problem = f"the disk is nearly full: {free >> 20} MiB free, {(num_bytes + RESERVE_BYTES) >> 20} MiB needed"
             raise StoreError("store", self.uri, problem, "free some space or name another store")
@@ -112,21 +122,24 @@ class Store:
     @contextlib.contextmanager
     def stage(self, kind: Kind, key: str) -> Iterator[Staging]:
         """A folder to write into; what has not been published when the block ends is removed."""
-        name = f"{kind}/{key}" if self.local is None else f".staging/{kind}-{key}-{uuid.uuid4().hex[:12]}"
+        writer = uuid.uuid4().hex[:12]
+        name = f"{kind}/{key}/{writer}" if self.local is None else f".staging/{kind}-{key}-{writer}"
         try:
             yield Staging(self, kind, key, name)
         finally:
             if self.local is not None:
                 shutil.rmtree(self.local / name, ignore_errors=True)
+            else:
+                with contextlib.suppress(StoreError):  # then it stays, and nothing names it
+                    if writer.encode() not in (self._get(f"{kind}/{key}/{MANIFEST}") or b""):
+                        self._remove_folder(name)
 
     def has(self, kind: Kind, key: str) -> bool:
         return self._get(f"{kind}/{key}/{MANIFEST}") is not None
 
     def keys(self, kind: Kind) -> list[str]:
         """Keys of all published things of a kind, sorted."""
-        system, root = self._system()
-        found = system.get_file_info(fs.FileSelector(f"{root}/{kind}", allow_not_found=True))
-        return sorted(info.base_name for info in found if self.has(kind, info.base_name))
+        return sorted(info.base_name for info in self._listed(kind) if self.has(kind, info.base_name))
 
     def manifest(self, kind: Kind, key: str) -> dict[str, Any]:
         """Raises NotFoundError when nothing was published under the key."""
@@ -138,24 +151,54 @@ class Store:
 
     def read(self, kind: Kind, key: str, entry: dict[str, Any]) -> bytes:
         """One file's bytes, checked against its manifest entry. Raises DamagedError, NotFoundError."""
-        data = self._get(f"{kind}/{key}/{entry['file']}")
+        data = self._get(self.path_of(kind, key, entry))
         if data is None:
             raise NotFoundError(f"{kind}/{key}/{entry['file']} is gone from the store {self.uri}")
         if sha256(data) != entry["sha256"]:
             raise DamagedError(f"{kind}/{key}/{entry['file']} in {self.uri} does not match its sha256")
         return data
 
+    def path_of(self, kind: Kind, key: str, entry: dict[str, Any]) -> str:
+        """Of a file of a manifest, in the store."""
+        return "/".join((kind, key, *([entry["folder"]] if "folder" in entry else []), entry["file"]))
+
+    def place(self, path: str) -> str:
+        """The folder or URI of something in the store, for whoever opens it without the store."""
+        return joined(self.uri, path)
+
+    def within(self, path: str) -> tuple[Any, str]:
+        """pyarrow's file system, and a path of the store as that has it."""
+        system, root = (fs.LocalFileSystem(), self.uri) if self.local is not None else fs.FileSystem.from_uri(self.uri)
+        return system, f"{root.rstrip('/')}/{path}"
+
     def put(self, path: str, data: bytes) -> None:
         """Write one file whole: readers see the old content or the new, never a part."""
-        system, root = self._system()
-        try:
-            if self.local is None:
-                with system.open_output_stream(f"{root}/{path}") as stream:
-                    stream.write(data)
+        with self._writing():
+            if self.local is not None:
+                write_whole(self.local / path, data)
                 return
-            write_whole(self.local / path, data)
-        except OSError as error:
-            raise not_writable(self.uri, error) from error
+            system, inside = self.within(path)
+            try:
+                stream = system.open_output_stream(inside)
+            except FileNotFoundError:  # where folders are more than a part of a name
+                system.create_dir(inside.rpartition("/")[0])
+                stream = system.open_output_stream(inside)
+            with stream:
+                stream.write(data)
+
+    def put_new(self, path: str, data: bytes) -> bool:
+        """As `put`, but only where there is nothing yet; False where there is.
+
+        Of several writers at once the first alone wins in a folder. pyarrow knows no such thing for object stores:
+        there it is looked for beforehand, and of two within the time of a request the later wins.
+        """
+        if self.local is None:
+            if self._get(path) is not None:
+                return False
+            self.put(path, data)
+            return True
+        with self._writing():
+            return write_new(self.local / path, data)
 
     def get(self, path: str) -> bytes | None:
         """What `put` wrote there, or None."""
@@ -167,40 +210,63 @@ class Store:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of each file that `names` names, in the same order."""
-        system, root = self._system()
-        found = system.get_file_info(fs.FileSelector(f"{root}/{folder}", allow_not_found=True))
-        whole = (i for i in found if i.type == fs.FileType.File and not i.base_name.startswith("."))
+        whole = (i for i in self._listed(folder) if i.type == fs.FileType.File and not i.base_name.startswith("."))
         return {i.base_name: int(i.size) for i in sorted(whole, key=lambda i: str(i.base_name))}
 
     def remove(self, path: str) -> None:
         """Remove a file; nothing happens when there is none."""
-        system, root = self._system()
-        with contextlib.suppress(FileNotFoundError):
-            system.delete_file(f"{root}/{path}")
+        with self._writing(), contextlib.suppress(FileNotFoundError):
+            system, inside = self.within(path)
+            system.delete_file(inside)
+
+    def _remove_folder(self, path: str) -> None:
+        with self._writing(), contextlib.suppress(FileNotFoundError):
+            system, inside = self.within(path)
+            system.delete_dir(inside)
+
+    def _listed(self, folder: str) -> list[Any]:
+        # Even where it may be missing, pyarrow fails on a folder that is made while it looks.
+        with self._reading(), contextlib.suppress(FileNotFoundError):
+            system, inside = self.within(folder)
+            return list(system.get_file_info(fs.FileSelector(inside, allow_not_found=True)))
+        return []
 
     def _get(self, path: str) -> bytes | None:
-        if self.local is not None:
-            try:
+        with self._reading(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if self.local is not None:
                 return (self.local / path).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        system, root = self._system()
-        if system.get_file_info(f"{root}/{path}").type != fs.FileType.File:
-            return None
-        with system.open_input_stream(f"{root}/{path}") as stream:
-            data: bytes = stream.read()
-        return data
+            system, inside = self.within(path)
+            if system.get_file_info(inside).type == fs.FileType.File:
+                with system.open_input_stream(inside) as stream:
+                    data: bytes = stream.read()
+                return data
+        return None
 
-    def _system(self) -> tuple[Any, str]:
-        if self.local is not None:
-            return fs.LocalFileSystem(), str(self.local)
-        system, path = fs.FileSystem.from_uri(self.uri)
-        return system, path.rstrip("/")
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except FOREIGN as error:
+            problem = f"cannot be read ({_said(error)})"
+            raise StoreError("store", self.uri, problem, "see that it can be reached and may be read") from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except FOREIGN as error:
+            raise not_writable(self.uri, error) from error
+
+
+def joined(uri: str, path: str) -> str:
+    """`path` below a folder or a URI, whose parameters stay at its end."""
+    base, mark, parameters = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{base.rstrip('/')}/{path}{mark}{parameters}"
 
 
 def _rename(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
     except OSError as error:
         # Another writer published the same key first: same inputs, same content, so theirs is ours.
@@ -208,9 +274,13 @@ def _rename(source: Path, target: Path) -> None:
             raise not_writable(str(target), error) from error
 
 
-def not_writable(uri: str, error: OSError) -> StoreError:
+def not_writable(uri: str, error: OSError | pa.ArrowException) -> StoreError:
     """What a failed write to the store is to its user."""
-    full = error.errno in FULL
-    problem = "the disk is full" if full else f"cannot be written ({error.strerror or error})"
+    full = isinstance(error, OSError) and error.errno in FULL
+    problem = "the disk is full" if full else f"cannot be written ({_said(error)})"
     mend = "free some space or name another store" if full else "name a writable folder in TRIMTAB_STORE or --store"
     return StoreError("store", uri, problem, mend)
+
+
+def _said(error: OSError | pa.ArrowException) -> str:
+    return getattr(error, "strerror", None) or first_line(error)

@@ -122,31 +122,29 @@ def keep(store: Store, key: str, parts: dict[str, Any], course: Course) -> None:
 
 def kept(store: Store, key: str) -> tuple[dict[str, Any], Course] | None:
     """What `keep` wrote last, if anything."""
-    system, path = _folder(store, key)
+    data = store.get(f"checkpoints/{key}/{INLINE}")
+    if data is None:
+        return None
     with tempfile.TemporaryDirectory() as made:
-        try:
-            with system.open_input_stream(f"{path}/{INLINE}") as stream:
-                (Path(made) / STATE).write_bytes(stream.read())
-        except FileNotFoundError:
-            return None
+        (Path(made) / STATE).write_bytes(data)
         return load(Path(made))
 
 
-def storage_path(store: Store) -> str:
-    """Where Ray Train keeps the runs' folders; in the store, so that another driver finds them."""
-    return f"{store.uri}/checkpoints"
+def storage_path(store: Store, key: str = "") -> str:
+    """Where Ray keeps the runs' folders, or one of them; in the store, so that another driver finds them."""
+    return store.place(f"checkpoints/{key}" if key else "checkpoints")
 
 
 def names(store: Store) -> list[str]:
     """Keys of the runs and searches that have checkpoints."""
-    system, path = _folder(store, "")
-    found = system.get_file_info(fs.FileSelector(path.rstrip("/"), allow_not_found=True))
+    system, path = store.within("checkpoints")
+    found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return [info.base_name for info in found]
 
 
 def discard(store: Store, key: str) -> None:
     """Remove a run's checkpoints; nothing happens when there are none."""
-    system, path = _folder(store, key)
+    system, path = store.within(f"checkpoints/{key}")
     with contextlib.suppress(FileNotFoundError):
         system.delete_dir(path)
 
@@ -156,11 +154,11 @@ def claim(store: Store, key: str, fingerprint: str) -> None:
 
     Raises CheckpointError when there are some of another.
     """
-    system, path = _folder(store, key)
+    system, path = store.within(f"checkpoints/{key}")
     found, has_some = store.get(f"checkpoints/{key}/{OWNER}"), store.get(f"checkpoints/{key}/{SNAPSHOT}") is not None
     if has_some and found is not None and found.decode() != fingerprint:
         raise CheckpointError(
-            f"the checkpoints in {storage_path(store)}/{key} are of another model or other settings and cannot be gone "
+            f"the checkpoints in {storage_path(store, key)} are of another model or other settings and cannot be gone "
             "on from; remove that folder to begin anew, or train with the settings they were made with"
         )
     system.create_dir(path)
@@ -177,7 +175,7 @@ def pass_over_damaged(store: Store, key: str) -> str:
 
     Says what was found, in a sentence; empty when nothing was wrong.
     """
-    system, path = _folder(store, key)
+    system, path = store.within(f"checkpoints/{key}")
     data = store.get(f"checkpoints/{key}/{SNAPSHOT}")
     if data is None:
         return ""
@@ -214,7 +212,7 @@ def _is_whole(system: Any, folder: str) -> bool:
 
 def _list_anew(store: Store, key: str) -> str:
     """Write the snapshot that was cut off (a full disk, a death) anew, from the whole checkpoints in the folder."""
-    system, path = _folder(store, key)
+    system, path = store.within(f"checkpoints/{key}")
     folders = [info for info in system.get_file_info(fs.FileSelector(path)) if info.type == fs.FileType.Directory]
     whole = [info for info in folders if _is_whole(system, info.path)]
     said = "the list of checkpoints was cut off in the middle of being written"
@@ -229,11 +227,3 @@ def _list_anew(store: Store, key: str) -> str:
     snapshot |= {"latest_checkpoint_result": results[-1], "current_report_index": len(results)}
     store.put(f"checkpoints/{key}/{SNAPSHOT}", json.dumps(snapshot).encode())
     return f"{said}; going on from {whole[-1].base_name}"
-
-
-def _folder(store: Store, key: str) -> tuple[Any, str]:
-    path = f"{storage_path(store)}/{key}"
-    if store.local is not None:
-        return fs.LocalFileSystem(), path
-    system, inside = fs.FileSystem.from_uri(path)
-    return system, inside

@@ -111,9 +111,10 @@ def must_stream(dataset: Dataset, workers: int, max_bytes: int | None = None) ->
 def _ray_dataset(store: Store, dataset: Dataset) -> Any:
     import ray.data
 
-    root = f"{store.uri}/datasets/{dataset.key}"
-    paths = [f"{root}/{entry['file']}" for entry in dataset.shards["train"] if entry["rows"]]
-    return ray.data.read_parquet(paths).select_columns(["x", "y"])
+    places = [store.path_of("datasets", dataset.key, entry) for entry in dataset.shards["train"] if entry["rows"]]
+    system, _ = store.within("")
+    paths = [store.within(place)[1] for place in places]
+    return ray.data.read_parquet(paths, filesystem=system).select_columns(["x", "y"])
 
 
 def _sentence(error: Any, config: Any) -> TrimtabError:

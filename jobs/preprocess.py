@@ -184,7 +184,7 @@ def _written(
     pending = [
         (split, write_shard.remote(staging, shard, experiment))
         for split in SPLITS
-        for shard in _cut(split, refs, index, judged, experiment.data.shards)
+        for shard in _cut(split, refs, index, judged, experiment.data.shards, cleaner.row_bytes)
     ]
     rejects = _rejects(refs, index, judged)
     last = [write_rejected.remote(staging, rejects)] if rejects is not None else []
@@ -232,11 +232,20 @@ def _of_targets(judged: verdicts.Verdicts) -> dict[str, Any]:
 
 
 def _cut(
-    split: str, refs: Sequence[ray.ObjectRef], index: verdicts.Index, judged: verdicts.Verdicts, num_shards: int
+    split: str,
+    refs: Sequence[ray.ObjectRef],
+    index: verdicts.Index,
+    judged: verdicts.Verdicts,
+    num_shards: int,
+    row_bytes: int,
 ) -> Iterator[shards.Shard]:
-    """Shards whose sizes differ by one row at most; fewer of them than asked for when there are fewer rows."""
+    """Shards whose sizes differ by one row at most.
+
+    Fewer of them than asked for when there are fewer rows, and more when one would be too large to be in memory whole.
+    """
     rows = judged.splits[split]
-    num = min(num_shards, len(rows))
+    most_rows = max(1, shards.MAX_SHARD_BYTES // row_bytes)
+    num = max(min(num_shards, len(rows)), math.ceil(len(rows) / most_rows))
     for i, part in enumerate(np.array_split(rows, num)):
         yield shards.Shard(
             name=f"{split}-{i:05}-of-{num:05}.parquet",

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from cluster.store import Staging, Store
 from jobs import labelled
 from jobs.labelled import Labelled, Part
+from jobs.shards import MAX_SHARD_BYTES
 from tasks.dataset import SPLITS, Dataset, SplitName
 
 SHARE, MOST_REPEATS = 0.2, 20  # of the rows of an epoch, what was learnt from feedback shall be; each so often at most
@@ -27,12 +28,11 @@ def publish(store: Store, key: str, base: Dataset, found: Labelled, lineage: dic
     """Publish `datasets/<key>`: copies of the base's files, and shards with the labelled rows.
 
     Few labelled rows would be lost among many others, so each is there several times, in training and validation alike.
-    None is learnt from that the test split has. `lineage` is kept in the manifest, with what is added here.
+    `lineage` is kept in the manifest, with what is added here.
     """
     from tasks.dataset import read_dataset
 
-    known = set(_keys(base, "test"))
-    parts: dict[SplitName, pa.Table] = {name: _without(found.of(name), known) for name in ("train", "validation")}
+    parts: dict[SplitName, pa.Table] = {name: found.of(name) for name in ("train", "validation")}
     repeats = _repeats(base.num_rows("train"), parts["train"].num_rows)
     origin = store.manifest("datasets", base.key)
     with store.stage("datasets", key) as staging:
@@ -48,6 +48,19 @@ def publish(store: Store, key: str, base: Dataset, found: Labelled, lineage: dic
         changed = {"splits": splits, "files": files, "rejected": rejected}
         staging.publish({**origin, **changed, "lineage": {**lineage, **more, "feedback": kept}})
     return read_dataset(store, key)
+
+
+def contents(dataset: Dataset, split: SplitName) -> set[str]:
+    """`labelled.key_of` each row: a row's own key knows its target too where equal inputs may have different ones.
+
+    Raises NotFoundError, DamagedError.
+    """
+    found: set[str] = set()
+    for table in dataset.tables(split):  # one shard at a time
+        for chunk in table["x"].chunks:
+            rows = chunk.storage.flatten().to_numpy().reshape(len(chunk), -1)
+            found.update(labelled.key_of(row.tobytes()) for row in rows)
+    return found
 
 
 def feedback_of(dataset: Dataset) -> pa.Table | None:
@@ -72,15 +85,6 @@ def _repeats(num_base: int, num_learnt: int) -> int:
     return min(MOST_REPEATS, max(1, math.ceil(SHARE / (1.0 - SHARE) * num_base / num_learnt)))
 
 
-def _keys(base: Dataset, split: SplitName) -> list[str]:
-    tables = (base.store.read("datasets", base.key, entry) for entry in base.shards[split])
-    return [key for data in tables for key in pq.read_table(pa.BufferReader(data), columns=["key"])["key"].to_pylist()]
-
-
-def _without(table: pa.Table, keys: set[str]) -> pa.Table:
-    return table.filter(pa.array([key not in keys for key in table["key"].to_pylist()], pa.bool_()))
-
-
 def _copied(staging: Staging, base: Dataset, entry: dict[str, Any]) -> dict[str, Any]:
     """One file at a time: a dataset may be larger than the memory."""
     return {**entry, **staging.write(entry["file"], base.store.read("datasets", base.key, entry))}
@@ -89,15 +93,21 @@ def _copied(staging: Staging, base: Dataset, entry: dict[str, Any]) -> dict[str,
 def _shards(staging: Staging, base: Dataset, name: Part | SplitName, table: pa.Table, num: int) -> list[dict[str, Any]]:
     if table.num_rows == 0:
         return []
-    x, y = labelled.arrays(table, base.encoding)
-    columns = {
-        "x": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(x)),
-        "y": pa.array(y.astype(np.int32 if base.encoding.labels else np.float32)),
-        "key": table["key"],
-    }
-    data = _parquet(pa.table(columns))
-    names = [f"{name}-feedback-{i:05}-of-{num:05}.parquet" for i in range(num)]
-    return [{**staging.write(file, data), "rows": table.num_rows} for file in names]
+    most_rows = max(1, MAX_SHARD_BYTES // len(table["input"][0].as_py()))
+    pieces = [table.slice(start, most_rows) for start in range(0, table.num_rows, most_rows)]
+    total, entries = len(pieces) * num, list[dict[str, Any]]()
+    for piece in pieces:
+        x, y = labelled.arrays(piece, base.encoding)
+        columns = {
+            "x": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(x)),
+            "y": pa.array(y.astype(np.int32 if base.encoding.labels else np.float32)),
+            "key": piece["key"],
+        }
+        data = _parquet(pa.table(columns))
+        for _ in range(num):
+            file = f"{name}-feedback-{len(entries):05}-of-{total:05}.parquet"
+            entries.append({**staging.write(file, data), "rows": piece.num_rows})
+    return entries
 
 
 def _parquet(table: pa.Table) -> bytes:

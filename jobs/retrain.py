@@ -132,6 +132,7 @@ class Retraining:
                 self.experiment.retrain.labels,
                 until_ns,
                 None if before is None or not _alike(before, base) else relearn.feedback_of(before),
+                relearn.contents(base, "test"),
             )
             lineage = {"order": self.order.id, "until_ns": until_ns, "stable": bundle.key}
             relearn.publish(self.store, key, base, found, {**lineage, "stable_version": stable.version})
@@ -187,7 +188,7 @@ class Retraining:
 
     def _versions(self) -> dict[int, Encoding]:
         """The encodings of the versions that answers in the sample are of, as far as they are still there."""
-        seen = set(served.ledger(self.store, self.order.name).read()["version"].to_pylist())
+        seen = set(served.ledger(self.store, self.order.name).read(columns=("id", "version"))["version"].to_pylist())
         found = [one for one in self.registry.versions(self.order.name) if one.version in seen]
         return {
             one.version: read_bundle(self.store, one.bundle).encoding

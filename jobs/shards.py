@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import ray
 
 MAX_RAW_TOTAL_BYTES = 64 * 1024**2  # of all rejected rows; later ones are listed without
+MAX_SHARD_BYTES = 256 * 1024**2  # of encoded rows: a shard is written and read as a whole
 CANCEL_TIMEOUT_S = 30.0
 
 

@@ -235,7 +235,7 @@ def _failed(failure: str, store: Store, key: str, *, kept: bool) -> TrimtabError
     if not kept:
         checkpoint.discard(store, key)
         return TrimtabError(failure)
-    return TrimtabError(f"{failure}; the last checkpoint before it stays in {checkpoint.storage_path(store)}/{key}")
+    return TrimtabError(f"{failure}; the last checkpoint before it stays in {checkpoint.storage_path(store, key)}")
 
 
 def _publish(

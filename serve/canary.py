@@ -72,7 +72,7 @@ class Canary:
     async def uncounted(self, model: Model, question: Question) -> Any:
         """As where there is no candidate. Raises as `Core.answer` does."""
         rows, about = await question.read(model)
-        self._core.arrive(len(rows), question.id)
+        self._core.arrive(len(rows))
         compute = self._core.compute(model, rows, question.deadline, question.id, question.received)
         return question.say(await compute, about)
 
@@ -80,7 +80,7 @@ class Canary:
         """As ever, but counted, and some of it is given to the candidate too. Raises as `Core.answer` does."""
         rows, about = await question.read(stable)
         num_rows, count = len(rows), self._rivals.tally.of(stable.version)
-        self._core.arrive(num_rows, question.id)
+        self._core.arrive(num_rows)
         try:
             answer = await self._core.compute(stable, rows, question.deadline, question.id, question.received)
         except asyncio.CancelledError:
@@ -103,7 +103,7 @@ class Canary:
     async def exactly(self, candidate: Model, question: Question) -> Any:
         """Of the candidate and no other, as it was asked by its number: a test, counted for no version."""
         rows, about = await question.read(candidate)
-        self._core.arrive(len(rows), question.id)
+        self._core.arrive(len(rows))
         try:
             batched = await self._rivals.submit(candidate, rows, question)
         except asyncio.CancelledError:
@@ -135,7 +135,7 @@ class Canary:
         except Exception as error:
             return await self._rescue(trial, Failure("failed", error), candidate, question, None)
         trial.num_rows = len(rows)
-        self._core.arrive(trial.num_rows, question.id)
+        self._core.arrive(trial.num_rows)
         found = await self._tried(trial, candidate, rows, question)
         if isinstance(found, Batched):
             fate = _fate(question.deadline)
@@ -208,7 +208,7 @@ class Canary:
             rows, about = read if read and self._rivals.is_alike else await question.read(stable)
             if not trial.num_rows:
                 trial.num_rows = len(rows)
-                self._core.arrive(trial.num_rows, question.id)
+                self._core.arrive(trial.num_rows)
             batched = await self._rivals.save(stable, rows, question)
             said = question.say(self._answer(stable, batched), about)
         except Exception as error:

@@ -6,7 +6,6 @@ knows neither who sends it nor how it is obeyed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -40,7 +39,7 @@ class LiveEnvelope(Section):
     concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] | None = None
     """Forward passes at once."""
     admit: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
-    """Share of the arrivals that is let in."""
+    """Share of the arrivals that is let in, drawn for each request."""
     candidate: Candidate | None = None
     shadow: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Share of the requests that the candidate answers too, unseen."""
@@ -57,14 +56,3 @@ def read(tree: Mapping[str, Any]) -> LiveEnvelope:
         field = ".".join(map(str, ("envelope", *first["loc"])))
         mend = f"known are {', '.join(LiveEnvelope.model_fields)}" if first["type"] == "extra_forbidden" else "mend it"
         raise ConfigError(field, first["input"], first["msg"].lower(), mend) from None
-
-
-def admits(share: float, request_id: str) -> bool:
-    """Whether a request is among the `share` that is let in: the same answer in every replica and at every try.
-
-    A hash of its own, so that the share let in is no other share (a canary's) in disguise.
-    """
-    if share >= 1.0:
-        return True
-    digest = hashlib.blake2b(request_id.encode(), digest_size=4, person=b"admit").digest()
-    return int.from_bytes(digest, "little") < share * 2**32

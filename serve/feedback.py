@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster import feedback
-from cluster.errors import RequestError
+from cluster.errors import RequestError, StoreError
 from cluster.feedback import KINDS, Kind
 from cluster.ledger import Ledger
 from serve.core import refusal
@@ -55,7 +55,8 @@ def checked(words: Any, model: Model, by: Said) -> list[dict[str, Any]]:
     if not isinstance(words, list) or not 1 <= len(words) <= MAX_WORDS:
         problem = f"is {len(words)} words" if isinstance(words, list) else "is no list of words"
         raise refusal(400, "feedback", words, problem, f"send a list of 1 to {MAX_WORDS} words")
-    return [_word(word, f"feedback[{i}].", model, by) for i, word in enumerate(words)]
+    # A nanosecond apart, so that of two words about one answer in one list the later is the latest.
+    return [_word(word, f"feedback[{i}].", model, replace(by, at_ns=by.at_ns + i)) for i, word in enumerate(words)]
 
 
 def _word(tree: Any, field: str, model: Model, by: Said) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class Intake:
             error: RequestError | None = None
             try:
                 await asyncio.to_thread(self._ledger.append, [word for words, _ in batch for word in words])
-            except Exception as problem:  # whoever waits must hear of it, whatever the store's libraries raise
+            except StoreError as problem:
                 _log.error("feedback is refused: %s", problem)
                 message = "feedback cannot be kept just now, and this was not; send it again in a minute"
                 error = RequestError(503, message, {"retry-after": "60"})

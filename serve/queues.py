@@ -222,5 +222,5 @@ def overloaded(wait_s: float, left_s: float) -> RequestError:
 
 def unadmitted(share: float) -> RequestError:
     """What a request hears that is not among those let in just now."""
-    message = f"only {share:.0%} of the requests are let in just now, this one's id is not among them; try again in 1 s"
+    message = f"only {share:.0%} of the requests are let in just now, and this is not one of them; try again in 1 s"
     return RequestError(429, message, {"retry-after": "1"})

@@ -67,7 +67,7 @@ class Recorder:
         rows, self._rows, self._num_bytes = self._rows, [], 0
         try:
             await asyncio.to_thread(self._write, rows)
-        except (StoreError, OSError) as error:
+        except StoreError as error:
             _log.warning("%d rows of the sample are lost: %s", len(rows), error)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:

@@ -38,7 +38,7 @@ def keep(store: Store, name: str, told: Mapping[str, Any]) -> None:
 
 
 def meant(store: Store, name: str, told: Mapping[str, Any]) -> tuple[str, int]:
-    """Bundle and version that a `user_config` comes to. Asks the store only where it follows; raises OSError."""
+    """Bundle and version that a `user_config` comes to. Asks the store only where it follows; raises StoreError."""
     found = _read(store, name) if told.get(FOLLOWS) else None
     which = found if found is not None and told["bundle"] in found[INSTEAD] else told
     return str(which["bundle"]), int(which["version"])

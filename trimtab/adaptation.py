@@ -121,8 +121,9 @@ def replayed(place: str, overrides: Sequence[str]) -> dict[str, Any]:
 def _reading(place: str) -> Reading:
     """Of a path, or of a folder or segment in an object store."""
     if "://" in place:
-        parent, _, last = place.rstrip("/").rpartition("/")
-        reading = record.whole(opened(parent), last)
+        base, mark, parameters = place.partition("?")
+        parent, _, last = base.rstrip("/").rpartition("/")
+        reading = record.whole(opened(f"{parent}{mark}{parameters}"), last)
         is_there = bool(reading.entries or reading.problems)
     elif is_there := (path := Path(place)).exists():
         reading = read(path)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cluster import feedback, served
-from cluster.config import Experiment, Labels
+from cluster.config import Experiment
 from cluster.errors import UserError
 from cluster.feedback import KINDS
 from cluster.session import Session
@@ -93,10 +93,11 @@ def _csv(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def summary(experiment: Experiment, workspace: Workspace) -> dict[str, Any]:
     """How much feedback there is, what of it can be believed, and how right the answers were by it, per version."""
     said = feedback.ledger(workspace.store, experiment.name).read()
-    sample = served.ledger(workspace.store, experiment.name).read()
-    labelled, found = feedback.labelled(sample.drop_columns(["input"]), said, Labels(agreement=1, client_share=1.0))
-    kinds = said["kind"].to_pylist()
-    ratings = [float(v) for v, kind in zip(said["value"].to_pylist(), kinds, strict=True) if kind == "rating"]
+    sample = served.ledger(workspace.store, experiment.name).read(columns=served.LIGHT)
+    labelled, found = feedback.labelled(sample, said, agreement=1)
+    words = said.group_by(["request_id", "row", "kind", "value", "client"]).aggregate([])  # sent again, it is the same
+    kinds = words["kind"].to_pylist()
+    ratings = [float(v) for v, kind in zip(words["value"].to_pylist(), kinds, strict=True) if kind == "rating"]
     return {
         "endpoint": experiment.name,
         "words": {kind: kinds.count(kind) for kind in KINDS},

@@ -189,10 +189,10 @@ class Search:
 
         from tune.relay import Halt, Relay
 
-        storage = checkpoint.storage_path(self.store)
-        if tune.Tuner.can_restore(f"{storage}/{self.key}"):
+        kept = checkpoint.storage_path(self.store, self.key)
+        if tune.Tuner.can_restore(kept):
             try:
-                return tune.Tuner.restore(f"{storage}/{self.key}", trainable=trainable)
+                return tune.Tuner.restore(kept, trainable=trainable)
             except Exception:  # whatever a file that was cut off in the middle makes its readers raise
                 checkpoint.discard(self.store, self.key)
         is_pbt = self.section.algorithm == "pbt"
@@ -211,7 +211,7 @@ class Search:
             ),
             run_config=tune.RunConfig(
                 name=self.key,
-                storage_path=storage,
+                storage_path=checkpoint.storage_path(self.store),
                 verbose=0,
                 stop=Halt(),
                 callbacks=[Relay(), JsonLoggerCallback()],

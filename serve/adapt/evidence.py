@@ -20,6 +20,7 @@ from cluster import feedback, served
 from cluster.config import Labels as LabelRules
 from cluster.config import Record
 from cluster.errors import NotFoundError, first_line
+from cluster.feedback import within_share
 from cluster.ledger import OVERLAP_NS, Follower, each_once
 from cluster.store import Store
 from ladder.bundle import Bundle, read_bundle
@@ -85,6 +86,7 @@ class Hearing:
         self._answers, self._words = _light(served.SCHEMA.empty_table()), feedback.SCHEMA.empty_table()
         self._most = LEAST_REMEMBERED
         self._labelled: list[dict[str, Any]] = []
+        self._share = 1.0  # of what is counted, that may rest on one client
         self._stable: tuple[tuple[str, int], _Stable] | None = None
 
     def listen(self, rules: LabelRules, record: Record, now: float) -> bool:
@@ -103,7 +105,8 @@ class Hearing:
         self._answers = each_once(pa.concat_tables([self._answers, _light(answers)]))
         if len(self._answers) + len(self._words) > self._most:
             self._forget(record.max_rows, since_ns)
-        self._labelled, _ = feedback.labelled(self._answers, self._words, rules)
+        self._labelled, _ = feedback.labelled(self._answers, self._words, rules.agreement)
+        self._share = rules.client_share
         return True
 
     def labels(self, bundle: str, version: int, heard_since: float, since: float = 0.0) -> tuple[Labels, float]:
@@ -112,14 +115,14 @@ class Hearing:
         """
         stable = self._of(bundle, version)
         rows = [row for row in self._labelled if row["heard_ns"] > heard_since * 1e9 and row["at_ns"] >= since * 1e9]
-        mine = _judgeable(rows, version)
+        mine = self._judgeable(rows, version)
         right = round(float(marked(stable.task, stable.encoding, mine).sum()), 3)
-        num = sum(row["has_input"] for row in rows)
+        num = len(within_share([row for row in rows if row["has_input"]], self._share))
         return Labels(num, Judged(right, len(mine))), stable.expected(row["variant"] for row in mine)
 
     def errors(self, bundle: str, version: int) -> Errors:
         """Of a version's labelled answers. Raises NotFoundError, DamagedError."""
-        mine = _judgeable(self._labelled, version)
+        mine = self._judgeable(self._labelled, version)
         if not mine:
             return Errors(np.empty(0, np.int64), np.empty(0), np.empty(0))
         stable = self._of(bundle, version)
@@ -129,6 +132,11 @@ class Hearing:
             1.0 - marked(stable.task, stable.encoding, mine),
             np.array([stable.loss(row["variant"]) for row in mine]),
         )
+
+    def _judgeable(self, rows: Iterable[dict[str, Any]], version: int) -> list[dict[str, Any]]:
+        """Those of a version whose outputs were kept."""
+        mine = [row for row in rows if row["version"] == version and row["outputs"] is not None]
+        return within_share(mine, self._share)
 
     def _forget(self, max_rows: int, since_ns: int) -> None:
         """What the sample does not keep, and what was said of answers that are not in it and will not be."""
@@ -151,11 +159,6 @@ def marked(task: Task, encoding: Encoding, rows: Sequence[Mapping[str, Any]]) ->
     if not rows:
         return np.empty(0)
     return marks(task, encoding, [row["outputs"] for row in rows], [row["label"] for row in rows])
-
-
-def _judgeable(rows: Iterable[dict[str, Any]], version: int) -> list[dict[str, Any]]:
-    """Those of a version whose outputs were kept."""
-    return [row for row in rows if row["version"] == version and row["outputs"] is not None]
 
 
 def _light(table: pa.Table) -> pa.Table:

@@ -40,23 +40,25 @@ class Jury:
         parts = self._said.parts(since_ns), self._served.parts(since_ns), stable, candidate
         if parts == self._seen:
             return self._tally
-        labels = self._labels(since_ns, rules)
-        self._tally = Tally(*self._judged(*stable, labels), *self._judged(*candidate, labels))
+        labels = self._labels(since_ns, rules.agreement)
+        self._tally = Tally(
+            *(num for which in (stable, candidate) for num in self._judged(*which, labels, rules.client_share))
+        )
         self._opened = {key: self._opened[key] for key in (stable[0], candidate[0]) if key in self._opened}
         self._seen = parts
         return self._tally
 
-    def _labels(self, since_ns: int, rules: Labels) -> list[dict[str, Any]]:
+    def _labels(self, since_ns: int, agreement: int) -> list[dict[str, Any]]:
         """Answers given since then, with their labels."""
         words = self._said.read(since_ns)
         if not len(words):
             return []
-        table = self._served.read(max(since_ns - MARGIN_NS, 0)).drop_columns(["input"])
+        table = self._served.read(max(since_ns - MARGIN_NS, 0), served.LIGHT)
         is_meant = (table["at_ns"].to_numpy() >= since_ns) & table["outputs"].is_valid().to_numpy()
-        return feedback.labelled(table.filter(pa.array(is_meant)), words, rules)[0]
+        return feedback.labelled(table.filter(pa.array(is_meant)), words, agreement)[0]
 
-    def _judged(self, key: str, version: int, labels: list[dict[str, Any]]) -> tuple[int, int]:
-        mine = [row for row in labels if row["version"] == version]
+    def _judged(self, key: str, version: int, labels: list[dict[str, Any]], share: float) -> tuple[int, int]:
+        mine = feedback.within_share([row for row in labels if row["version"] == version], share)
         if not mine:
             return 0, 0
         if key not in self._opened:

@@ -20,6 +20,7 @@ from cluster.state import home
 from cluster.store import Store
 from serve.adapt.proposals import Command
 
+COMMANDS, JOURNAL = "commands", "journal"  # in the folder of an endpoint
 POLL_S = 0.05
 STORE_POLL_S = 1.0  # of a person who waits for an answer
 KEPT_S = 3600.0  # an answer that nobody fetches
@@ -27,7 +28,7 @@ KEPT_S = 3600.0  # an answer that nobody fetches
 
 def place(store: Store, name: str) -> Path:
     """Where the actor of `name` works: in a store that is a folder, else in the home of its own machine."""
-    return (store.local or home()) / "adapt" / name
+    return (store.local or home()) / folder(name)
 
 
 def reach(store: Store, name: str) -> Mailbox | StoreMailbox:
@@ -35,20 +36,25 @@ def reach(store: Store, name: str) -> Mailbox | StoreMailbox:
     return Mailbox(place(store, name)) if store.local is not None else StoreMailbox(store, name)
 
 
+def folder(name: str) -> str:
+    """Of all that concerns the adaptation of `name`, in a store."""
+    return f"adapt/{name}"
+
+
 def commands(name: str) -> str:
     """The folder of words in a store."""
-    return f"adapt/{name}/commands"
+    return f"{folder(name)}/{COMMANDS}"
 
 
 def journal(folder: Path) -> Path:
-    return folder / "journal"
+    return folder / JOURNAL
 
 
 class Mailbox:
     """Both ends of it; commands are taken in the order in which they were sent."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "commands"
+        self._folder = folder / COMMANDS
 
     def send(self, command: Command, name: str = "") -> str:
         """Returns the command's id: `name`, which makes it the same word when it is sent again, or a new one.

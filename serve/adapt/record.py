@@ -21,7 +21,7 @@ MOST_BACK = 8  # segments without a state, before it is taken for lost
 
 def folder(name: str) -> str:
     """Of the segments, in a store."""
-    return f"adapt/{name}/journal"
+    return f"{mailbox.folder(name)}/{mailbox.JOURNAL}"
 
 
 def file_of(number: int) -> str:
@@ -39,7 +39,7 @@ def segments(store: Store, path: str) -> list[str]:
 
 def where(store: Store, name: str) -> str:
     """For a person."""
-    return f"{store.uri.rstrip('/')}/{folder(name)}"
+    return store.place(folder(name))
 
 
 def is_there(store: Store, name: str) -> bool:
@@ -48,19 +48,19 @@ def is_there(store: Store, name: str) -> bool:
 
 
 def last(store: Store, name: str) -> Reading:
-    """From the last `state` on; empty where there is none. Raises OSError."""
+    """From the last `state` on; empty where there is none. Raises OSError in a folder, else StoreError."""
     if store.local is not None:
         return read_last(mailbox.journal(mailbox.place(store, name)))
     return _last(store, folder(name))[1]
 
 
 def last_lines(store: Store, path: str) -> bytes:
-    """Whole lines, the `state` that everything goes on from among them. Raises OSError."""
+    """Whole lines, the `state` that everything goes on from among them. Raises StoreError."""
     return _last(store, path)[0]
 
 
 def whole(store: Store, path: str) -> Reading:
-    """All segments in a folder of a store, or the one that `path` names. Raises OSError."""
+    """All segments in a folder of a store, or the one that `path` names. Raises StoreError."""
     reading = Reading()
     names = [path] if path.endswith(SUFFIX) else [f"{path}/{name}" for name in segments(store, path)]
     for name in names:

@@ -82,6 +82,25 @@ def test_a_reader_misses_nothing_while_parts_are_merged(ledger: Ledger, store: S
     assert len(values(ledger)) == 4 * ledgers.MERGED_PARTS
 
 
+def test_a_listing_that_lacks_merged_parts_and_what_they_became_is_not_taken_for_whole(
+    ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        ledger.append(rows(number))
+    reader, whole = Ledger(store, "words/digits", SCHEMA), Store.names
+
+    def torn(self: Store, folder: str) -> list[str]:
+        """What a folder's reader sees that had passed the place of the new part, and not yet those of the old ones."""
+        monkeypatch.setattr(Store, "names", whole)
+        *merged, last = self.names(folder)
+        ledger.replace(merged, pa.Table.from_pylist(rows(0, 1), SCHEMA))
+        return [last]
+
+    monkeypatch.setattr(Store, "names", torn)
+
+    assert values(reader) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("point", ["put", "remove"])
 def test_a_writer_that_dies_in_a_merge_loses_and_doubles_nothing(store: Store, ledger: Ledger, point: str) -> None:
     program = f"""
@@ -117,6 +136,20 @@ def test_a_damaged_part_costs_its_own_rows_alone(ledger: Ledger, store: Store) -
     path.write_bytes(path.read_bytes()[:-20])
 
     assert values(ledger) == [1, 3]
+
+
+def test_a_part_is_read_in_pieces_with_the_columns_that_it_had_not_yet(
+    store: Store, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "PIECE_ROWS", 2)
+    name = ledger.append(rows(*range(5)))
+    wider = Ledger(store, "words/digits", SCHEMA.append(pa.field("role", pa.string())))
+
+    pieces = list(wider.pieces(name))
+
+    assert [piece["value"].to_pylist() for piece in pieces] == [[0, 1], [2, 3], [4]]
+    assert {piece.schema for piece in pieces} == {wider.schema}
+    assert list(wider.pieces("gone")) == []
 
 
 def test_old_parts_are_removed(ledger: Ledger) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cluster import served
@@ -48,6 +49,38 @@ def test_what_is_too_old_is_removed(store: Store) -> None:
     assert served.prune(ledger, max_rows=1000, since_ns=250) == 50
     assert served.prune(ledger, max_rows=1000, since_ns=1000) == 0
     assert ledger.read().num_rows == 0
+
+
+def test_a_sample_is_pruned_in_little_memory_however_large_its_inputs_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "PART_BYTES", 2**20)
+    ledger, noise = served.ledger(store, "digits"), np.random.default_rng(0)
+    for part in range(16):
+        rows = [row(number) | {"input": noise.bytes(2**14)} for number in range(100 * part, 100 * part + 100)]
+        ledger.append(rows)
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        left = served.prune(ledger, max_rows=800, since_ns=0)
+    finally:
+        pa.set_memory_pool(before)
+
+    assert 800 * 2**14 > 12 * 2**20 > pool.max_memory()
+    table = ledger.read()
+    assert left == table.num_rows == 800
+    assert table["id"].to_pylist() == sorted(table["id"].to_pylist(), key=lambda name: int(name[8:-2]))
+    assert 8 <= len(ledger.parts()) <= 16
+
+
+def test_a_row_that_is_there_twice_is_kept_once(store: Store) -> None:
+    ledger = written(store, [row(i) for i in (*range(100), *range(50, 100), *range(50, 100))])
+
+    assert served.prune(ledger, max_rows=1000, since_ns=0) == 100
+    (part,) = ledger.parts()
+    assert sum(len(rows) for rows in ledger.pieces(part)) == 100
+    assert served.prune(ledger, max_rows=1000, since_ns=0) == 100
+    assert ledger.parts() == [part]  # nothing is written anew where nothing goes
 
 
 def test_a_row_that_was_trimmed_gets_its_zeros_back() -> None:

@@ -50,7 +50,7 @@ def running(home):
 
 def _left_of(made):
     """What still shows that a cluster was there; by its command line, environment or folder."""
-    found = [Path(made.temp_dir)] if Path(made.temp_dir).exists() else []
+    found = [path for path in (Path(made.temp_dir), head.spilled(made.name)) if path.exists()]
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if made.temp_dir in " ".join([*process.cmdline(), *process.environ().values()]):
@@ -86,6 +86,14 @@ def test_tokens_and_sockets_are_closed_to_other_users(running):
     assert {_mode(path) for path in (state.home(), folder, running.temp_dir)} == {0o700}
     assert len(running.api_token) >= 32
     assert running.token not in (folder / "state.json").read_text()
+
+
+def test_what_memory_has_no_room_for_lies_in_the_home_and_not_in_tmp(running, home):
+    command = psutil.Process(running.pid).cmdline()
+
+    folder = home / "clusters" / "default" / "spilled"
+    assert f"--object-spilling-directory={folder}" in command
+    assert _mode(folder) == 0o700
 
 
 def test_jobs_inherit_where_they_are(running):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pyarrow import fs
 
 from cluster.config import EarlyStopping
 from cluster.store import Store
@@ -178,3 +179,20 @@ def test_checkpoints_of_another_model_are_refused_in_one_sentence(store: Store):
 
     with pytest.raises(CheckpointError, match="are of another model or other settings"):
         checkpoint.claim(store, "key", "another")
+
+
+def test_an_object_store_with_parameters_keeps_checkpoints_where_ray_looks_for_them(tmp_path: Path):
+    store = Store(f"file://{tmp_path}/bucket?endpoint_override=localhost:9000")
+    checkpoint.claim(store, "key", "mine")
+    checkpoint.keep(store, "key", {"model": {"w": torch.tensor(1.0)}}, Course(stale=3))
+
+    _, folder = fs.FileSystem.from_uri(checkpoint.storage_path(store, "key"))  # as Ray Train does
+    parts, course = checkpoint.kept(store, "key") or ({}, Course())
+
+    assert Path(folder) == tmp_path / "bucket" / "checkpoints" / "key"
+    assert (Path(folder) / checkpoint.INLINE).exists()
+    assert (parts["model"]["w"], course.stale) == (1.0, 3)
+    assert checkpoint.names(store) == ["key"]
+    assert checkpoint.is_there(store, "key")
+    checkpoint.discard(store, "key")
+    assert checkpoint.names(store) == []

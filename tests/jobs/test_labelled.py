@@ -92,7 +92,7 @@ def test_words_about_answers_that_are_not_in_the_sample_and_words_that_come_late
 def test_a_flood_of_one_client_is_bounded_though_nobody_else_need_agree(store: Store) -> None:
     for i in range(100):
         answer(store, f"honest-{i}", b"%04d" % i)
-        say(store, f"honest-{i}", "light", f"client-{i % 10}")
+        say(store, f"honest-{i}", "light", f"client-{i % 50}")
         answer(store, f"flood-{i}", b"f%03d" % i)
         say(store, f"flood-{i}", "dark", "mallory")
 
@@ -101,6 +101,28 @@ def test_a_flood_of_one_client_is_bounded_though_nobody_else_need_agree(store: S
     targets = Counter(found.table["target"].to_pylist())
     assert targets[0.0] <= 0.2 * found.table.num_rows
     assert targets[1.0] == 100
+
+
+@pytest.mark.parametrize("max_rows", [50_000, 150])
+def test_it_is_bounded_in_each_part_and_drives_out_nobody_however_it_is_aimed(store: Store, max_rows: int) -> None:
+    aimed = [content for i in range(2000) if labelled.part_of(content := b"f%04d" % i, 0.3) == "held_out"]
+    for i in range(100):
+        answer(store, f"honest-{i}", b"%04d" % i)
+        say(store, f"honest-{i}", "light", f"client-{i % 10}")
+    rows = [(f"flood-{i}", content) for i, content in enumerate(aimed[:300])]
+    columns = {"row": 0, "at_ns": 5, "version": 1, "variant": "onnx-fp32", "outputs": [0.5, 0.5]}
+    served.ledger(store, "shades").append(
+        [{"id": f"{name}#0", "request_id": name, "input": content, **columns} for name, content in rows]
+    )
+    feedback.ledger(store, "shades").append([feedback.word(name, 0, "label", "dark", "mallory", 6) for name, _ in rows])
+
+    found = gathered(store, Labels(agreement=1, client_share=0.3, max_rows=max_rows))
+
+    assert Counter(found.table["target"].to_pylist())[1.0] == 100
+    for part in ("train", "validation", "held_out"):
+        clients = Counter(found.of(part)["client"].to_pylist())
+        assert clients["mallory"] <= 0.3 * clients.total()
+    assert found.left_out["beyond one client's share"] == 400 - found.table.num_rows
 
 
 def test_where_a_row_goes_follows_from_its_content_for_ever(store: Store) -> None:
@@ -124,6 +146,20 @@ def test_an_input_that_came_again_counts_once_with_its_newest_label(store: Store
     assert found.table["id"].to_pylist() == ["b#0"]
     assert found.table["target"].to_pylist() == [1.0]
     assert found.left_out == {"of an input that came again": 2}
+
+
+def test_a_known_input_is_not_learnt_whatever_is_said_of_it(store: Store) -> None:
+    contents = [b"%04d" % i for i in range(40)]
+    for i, content in enumerate(contents):
+        answer(store, f"a-{i}", content)
+        say(store, f"a-{i}", "dark")
+
+    found = gathered(store, known={labelled.key_of(content) for content in contents[:20]})
+
+    assert {bytes(content) for part in ("train", "validation") for content in found.of(part)["input"].to_pylist()} == {
+        content for content in contents[20:] if labelled.part_of(content, ONE.held_out) != "held_out"
+    }
+    assert found.left_out["of inputs that the test split has"] + found.table.num_rows == 40
 
 
 def test_the_newest_rows_are_taken(store: Store) -> None:

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter, namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from cluster.config import Experiment
 from cluster.errors import DataError, StoreError, TrimtabError
 from cluster.experiment import parse
 from cluster.store import Store
-from jobs import preprocess
+from jobs import preprocess, shards
 from tasks.dataset import SPLITS, Dataset, read_dataset
 from tasks.task import load_task
 
@@ -86,6 +87,30 @@ def test_digits_become_a_dataset_whose_books_balance(store: Store) -> None:
         sizes = [entry["rows"] for entry in dataset.shards[split]]
         assert len(sizes) == 4
         assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "asked", "expected"),
+    [
+        pytest.param(100, 4, 4, id="as asked"),
+        pytest.param(3, 4, 3, id="fewer rows"),
+        pytest.param(1001, 4, 11, id="too large"),
+    ],
+)
+def test_no_shard_is_larger_than_may_be_read_at_once(
+    monkeypatch: pytest.MonkeyPatch, num_rows: int, asked: int, expected: int
+) -> None:
+    monkeypatch.setattr(shards, "MAX_SHARD_BYTES", 100 * 64)
+    rows, zeros = np.arange(num_rows), np.zeros(num_rows, np.int64)
+    index: Any = SimpleNamespace(block=zeros, row=rows, content=np.zeros((num_rows, 2), np.uint64))
+    judged: Any = SimpleNamespace(splits={"train": rows}, target=zeros)
+    block: Any = "a reference"
+
+    sizes = [len(shard.y) for shard in preprocess._cut("train", [block], index, judged, asked, 64)]
+
+    assert (len(sizes), sum(sizes)) == (expected, num_rows)
+    assert max(sizes) <= 100
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_statistics_come_from_the_training_split_alone(store: Store) -> None:

@@ -77,10 +77,23 @@ def test_what_is_held_out_is_in_no_split(base: Dataset) -> None:
     assert [len(part) for part in relearn.held_out(base)] == [0, 0]
 
 
-def test_nothing_is_learnt_from_that_the_test_split_has(base: Dataset) -> None:
-    made = relearn.publish(base.store, "made", base, found(50), {})  # whose keys are those of the base's rows
+def test_rows_are_known_by_their_inputs_alone(base: Dataset) -> None:
+    rows, _ = base.load("test")
 
-    assert made.num_rows("train") == base.num_rows("train")
+    assert relearn.contents(base, "test") == {labelled.key_of(row.tobytes()) for row in rows}
+
+
+def test_what_is_learnt_lies_in_shards_that_may_be_read_at_once(base: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relearn, "MAX_SHARD_BYTES", 25 * 64)
+
+    made = relearn.publish(base.store, "made", base, found(100, first=5000), {})
+
+    sizes = [entry["rows"] for entry in made.shards["train"] if "feedback" in entry["file"]]
+    repeats = made.lineage["repeats"]
+    assert sizes == [25] * 2 * repeats + [10] * repeats
+    _, y = made.load("train")
+    learnt = [i % 10 for i in range(5000, 5100) if i % 5 < 3]
+    assert sorted(y[base.num_rows("train") :].tolist()) == sorted(learnt * repeats)
 
 
 def test_without_labels_it_is_its_base(base: Dataset) -> None:

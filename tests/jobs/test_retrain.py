@@ -76,6 +76,19 @@ def test_a_retraining_learns_what_people_said_and_is_done_once(endpoint: Endpoin
     assert bundle.encoding == read_bundle(endpoint.store, "good").encoding
 
 
+def test_inputs_of_the_test_split_are_not_learnt(endpoint: Endpoint) -> None:
+    """Also where a row's key is not of its input alone, as in this dataset."""
+    (key,) = endpoint.store.keys("datasets")
+    rows, _ = read_dataset(endpoint.store, key).load("test")
+    endpoint.hear(rows[:40], ["3"] * 40)
+    work = Retraining(endpoint.experiment, endpoint.store, endpoint.registry, order(endpoint), Progress("retrain"))
+
+    lineage = work.dataset().lineage
+
+    assert lineage["learnt"] == 0
+    assert lineage["left_out"] == {"of inputs that the test split has": 40 - lineage["held_out"]}
+
+
 class Death(BaseException):
     """Nothing is cleaned up after it."""
 

@@ -348,16 +348,23 @@ def test_a_store_that_takes_no_more_ends_it_in_one_sentence_with_whole_checkpoin
     assert {entry["attempt"] for entry in checkpoint.load(folder / max(names))[1].history} == {1}  # not tried again
 
 
-def test_rows_that_do_not_fit_are_streamed_and_every_rank_stops_together(shared: Store, ray_cluster: Session):
+def test_rows_that_do_not_fit_are_streamed_and_every_rank_stops_together(
+    tmp_path: Path, publish_digits: Callable[..., str], ray_cluster: Session
+):
+    """Out of a store that is reached by a URI with parameters, as MinIO's has them."""
+    store = Store(f"file://{tmp_path}/bucket?endpoint_override=localhost:9000")
     made = experiment(epochs=20, early_stopping={"target": 0.6}, batch_size=16)
+    publish_digits(store, made, "digits")
 
-    figures = train.run(made, shared, "digits", "streamed", Told(), max_memory_bytes=1000)
+    figures = train.run(made, store, "digits", "streamed", Told(), max_memory_bytes=1000)
 
-    entries = history(shared, "streamed")
+    entries = history(store, "streamed")
     assert figures["stopped"] == "validation accuracy reached 0.6"
     assert len(entries) < 20
     assert {entry["rows"] for entry in entries} == {1392}
-    assert shared.manifest("runs", "streamed")["feed"] == "stream"
+    assert store.manifest("runs", "streamed")["feed"] == "stream"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bucket"]
+    assert sorted(path.name for path in (tmp_path / "bucket").iterdir()) == ["checkpoints", "datasets", "runs"]
 
 
 def test_an_infinite_loss_is_one_sentence_and_is_not_tried_again(

@@ -259,11 +259,11 @@ def test_a_version_that_has_none_of_the_envelopes_rungs_answers_with_its_own(
     assert asyncio.run(asked(two)) == "onnx-int8"
 
 
-def test_an_admitted_share_answers_and_the_rest_hears_429(core: Core) -> None:
+def test_of_a_client_with_always_the_same_id_the_admitted_share_is_answered_and_the_rest_hears_429(core: Core) -> None:
     core.apply(LiveEnvelope(epoch=1, admit=0.5))
 
     async def ask() -> list[object]:
-        asking = (asked(core, request_id=f"request-{i}") for i in range(40))
+        asking = (asked(core, request_id="always-the-same") for _ in range(40))
         return await asyncio.gather(*asking, return_exceptions=True)
 
     answers = asyncio.run(ask())

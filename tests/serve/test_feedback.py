@@ -61,6 +61,15 @@ def test_a_word_becomes_a_row(core: Core, tree: Any, kind: str, value: str) -> N
     assert row["row"] == tree.get("row", 0)
 
 
+def test_of_two_words_about_one_answer_in_one_list_the_later_is_the_latest(core: Core) -> None:
+    labels = ("dark-1", "light-1", "dark-1")
+
+    rows = read(core, {"feedback": [{"request_id": "a", "label": label} for label in labels]})
+
+    assert len({row["id"] for row in rows}) == 3
+    assert words.believed(rows[::-1]).labels == {("a", 0): "dark-1"}
+
+
 @pytest.mark.parametrize(
     ("tree", "status", "problem"),
     [

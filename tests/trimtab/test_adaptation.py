@@ -109,6 +109,16 @@ def test_watching_ends_with_a_sentence_when_no_actor_writes_the_record(
     assert "the adaptation of digits has recorded nothing since 1970-01-12" in str(done.exception)
 
 
+def test_the_place_of_a_record_may_have_parameters(recorded: Path, tmp_path: Path) -> None:
+    segment = tmp_path / "journal" / "00000001.jsonl.gz"
+    segment.parent.mkdir()
+    segment.write_bytes(gzip.compress(next(recorded.glob("*.jsonl")).read_bytes()))
+
+    found = adaptation.replayed(f"file://{tmp_path}/journal?endpoint_override=localhost:9000", [])
+
+    assert found["ticks"] == 300
+
+
 def test_other_settings_say_what_would_differ(recorded: Path) -> None:
     found = adaptation.replayed(str(recorded), ["adapt.cooldown=5s"])
 

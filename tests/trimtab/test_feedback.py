@@ -32,6 +32,8 @@ def test_the_summary_says_what_is_believed_and_how_right_each_version_was(store:
     words = [feedback.word(name, 0, "label", label, client, at) for at, (name, label, client) in enumerate(said)]
     feedback.ledger(store, "digits").append([*words, feedback.word("0", 0, "rating", "0.5", "y", 9)])
 
+    feedback.ledger(store, "digits").append([feedback.word("0", 0, "rating", "0.5", "y", 10)])  # sent again
+
     found = summary(experiment, workspace)
 
     assert (nothing["words"]["label"], nothing["versions"]) == (0, [])

@@ -27,7 +27,6 @@ from serve.adapt.simulator.fleet import Fleet
 from serve.adapt.simulator.outcome import Outcome, Tally, made
 from serve.adapt.simulator.replica import Batch, Replica, Request
 from serve.adapt.simulator.settings import Death, Settings
-from serve.envelope import admits
 
 _FINISH, _WAKE, _TICK, _READY, _DEATH, _NOTICED, _SECOND = range(7)
 _DRAIN_S = 60.0  # after the last arrival, at most
@@ -128,7 +127,7 @@ class Simulation:
             tally.ends["lost"] += 1
             return
         request = Request(number, at, at + self._deadline_s, settings.rows)
-        if replica.admit < 1.0 and not admits(replica.admit, str(number)):
+        if replica.admit < 1.0 and self._rng.random() >= replica.admit:
             replica.turn_away(request, at)
             tally.ends["admission"] += 1
             return

@@ -113,6 +113,24 @@ def test_what_comes_later_is_heard_and_what_was_learnt_is_left_out(store: Store,
     assert hearing.labels(bundle, 1, 0.0, since=3.0)[0].judged == Judged(0.0, 1)  # of answers since then
 
 
+def test_of_what_is_counted_no_client_has_more_than_its_share(store: Store, bundle: str) -> None:
+    """A flood is a minority of all labels, and would be the most of those about one version, or of the latest."""
+    honest = [f"h{i}" for i in range(80)]
+    serve(store, [(name, 2, "onnx-fp32", 0) for name in honest])
+    serve(store, [(f"f{i}", 1, "onnx-fp32", 0) for i in range(30)] + [(f"o{i}", 1, "onnx-fp32", 0) for i in range(7)])
+    say(store, [(name, "a", f"client {i % 20}", 10) for i, name in enumerate(honest)])
+    say(store, [(f"f{i}", "b", "mallory", 20) for i in range(30)])
+    say(store, [(f"o{i}", "a", client, 20) for i in range(7) for client in "xy"])
+    hearing = Hearing(store, "digits")
+    hearing.listen(Labels(agreement=1, client_share=0.3), Record(), 60.0)
+
+    found, _ = hearing.labels(bundle, 1, 15.0)
+
+    assert found.num == 10
+    assert found.judged == Judged(7.0, 10)
+    assert (hearing.errors(bundle, 1).wrong == 1.0).sum() == 3
+
+
 def test_nothing_can_be_learnt_from_answers_whose_input_was_not_kept(store: Store, bundle: str) -> None:
     serve(store, [("1", 1, "onnx-fp32", 0)], inputs=False)
     say(store, [("1", "a", "x", 10)])

@@ -55,6 +55,19 @@ def test_each_version_is_judged_by_the_believed_labels_of_its_own_answers(
     assert Jury(store, "shades").look(stable, candidate, NOW, Labels(agreement=2)) == Tally()
 
 
+def test_no_client_judges_a_version_alone(
+    store: Store, make_bundle: Callable[..., Bundle], answer: Callable[..., None]
+) -> None:
+    stable, candidate = (make_bundle(store, 1).key, 1), (make_bundle(store, 1).key, 2)
+    for i in range(4):
+        answer(f"s{i}", 1, NOW + 1, "light-1", "light-1")
+        answer(f"c{i}", 2, NOW + 1, "dark-1")
+
+    found = Jury(store, "shades").look(stable, candidate, NOW, Labels(agreement=1, client_share=0.5))
+
+    assert found == Tally(4, 0, 0, 0)
+
+
 def test_a_label_that_the_candidate_does_not_know_makes_its_answer_wrong(
     store: Store, make_bundle: Callable[..., Bundle], answer: Callable[..., None]
 ) -> None:

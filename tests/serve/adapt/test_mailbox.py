@@ -8,6 +8,7 @@ import pytest
 
 from cluster.errors import DeadlineError, UserError
 from cluster.store import Store
+from serve.adapt import mailbox, record
 from serve.adapt.mailbox import Mailbox, place
 from serve.adapt.proposals import Command
 
@@ -51,3 +52,11 @@ def test_the_record_lies_in_the_store_or_at_home(tmp_path: Path, monkeypatch: py
 
     assert place(Store.open(str(tmp_path / "s")), "digits") == tmp_path / "s" / "adapt" / "digits"
     assert place(Store("s3://bucket/x"), "digits") == tmp_path / "home" / "adapt" / "digits"
+
+
+def test_words_and_record_lie_in_the_same_folder_of_either_kind_of_store(store: Store) -> None:
+    assert store.local is not None
+    here = mailbox.place(store, "digits")
+
+    assert store.local / record.folder("digits") == mailbox.journal(here)
+    assert store.local / mailbox.commands("digits") == here / mailbox.COMMANDS
