@@ -300,7 +300,14 @@ def check_place(session: Session, experiment: Experiment) -> None:
     configs = _configs(session)
     _check_route(experiment, configs)
     if session.pid:  # one elsewhere may get more nodes when it is asked for them
-        _check_room(experiment, configs, resources(session).get("CPU", 0.0))
+        serve, others = experiment.serve, [config for name, config in configs.items() if name != experiment.name]
+        has = resources(session)
+        for kind, field, each in (
+            ("CPU", "cpus_per_replica", serve.cpus_per_replica),
+            ("GPU", "gpus_per_replica", serve.gpus_per_replica),
+        ):
+            held = sum(_reserved(config, kind) for config in others)
+            _check_room(kind, field, each, serve.replicas.min, has.get(kind, 0.0), held)
 
 
 def _check_route(experiment: Experiment, configs: dict[str, dict[str, Any]]) -> None:
@@ -311,23 +318,21 @@ def _check_route(experiment: Experiment, configs: dict[str, dict[str, Any]]) -> 
             raise ConfigError("serve.route", experiment.serve.route, problem, mend)
 
 
-def _check_room(experiment: Experiment, configs: dict[str, dict[str, Any]], cpus: float) -> None:
-    """Of `cpus`, whatever uses them now: a training ends, endpoints stay."""
-    held = sum(_reserved(config) for name, config in configs.items() if name != experiment.name)
-    each, num = experiment.serve.cpus_per_replica, experiment.serve.replicas.min
-    if each * num > cpus - held + 1e-6:
-        problem = f"replicas.min {num} of them need {each * num:g} CPUs, and the cluster has {cpus:g}"
+def _check_room(kind: str, field: str, each: float, num: int, has: float, held: float) -> None:
+    """Of all that the cluster has of a kind, whatever uses it now: a training ends, endpoints stay."""
+    if each * num > has - held + 1e-6:
+        problem = f"replicas.min {num} of them need {each * num:g} {kind}s, and the cluster has {has:g}"
         other = f", of which other endpoints hold {held:g}" if held else ""
-        mend = "lower one of the two, take an endpoint away (trimtab undeploy), or start the cluster with more CPUs"
-        raise ConfigError("serve.cpus_per_replica", each, problem + other, mend)
+        mend = f"lower one of the two, take an endpoint away (trimtab undeploy), or use a cluster with more {kind}s"
+        raise ConfigError(f"serve.{field}", each, problem + other, mend)
 
 
-def _reserved(config: dict[str, Any]) -> float:
-    """CPUs of an application's replicas, of those at least that scale by load."""
-    num = 0.0
+def _reserved(config: dict[str, Any], kind: str) -> float:
+    """What an application's replicas hold of a kind, those at least that scale by load."""
+    num, option, default = 0.0, f"num_{kind.lower()}s", 1.0 if kind == "CPU" else 0.0
     for deployment in config.get("deployments", ()):
         least = deployment.get("autoscaling_config", {}).get("min_replicas", 1)
-        num += deployment.get("ray_actor_options", {}).get("num_cpus", 1.0) * deployment.get("num_replicas", least)
+        num += deployment.get("ray_actor_options", {}).get(option, default) * deployment.get("num_replicas", least)
     return num
 
 
