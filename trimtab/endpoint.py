@@ -37,6 +37,7 @@ def deploy(
 
     Raises:
         GateError: its test accuracy is below the objective.
+        ConfigError: the cluster has no place for it.
     """
     bundle = read_bundle(workspace.store, version.bundle)
     floor, accuracy = experiment.serve.objective.accuracy_at_least, bundle.metrics["accuracy"]
@@ -52,6 +53,7 @@ def deploy(
     if code is not None and kept and code.digest != own.Code(kept).digest:
         workspace.screen.word("deploy", f"the task's code is not what version {version.version} was made with")
     served = dataclasses.replace(bundle, experiment=as_today)
+    deployment.check_place(cluster, as_today)  # replicas without room would be waited for
     made = deployment.deploy(
         cluster, served, version.version, on_word=lambda text: workspace.screen.word("deploy", text)
     )
