@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from cluster.errors import StoreError
-from cluster.store import Store
+from cluster.store import FOREIGN, Store
 
 MERGED_PARTS = 32  # small parts of one writer that become one
 PART_BYTES = 4 * 1024**2  # a part of this size is not small any more
@@ -72,7 +72,7 @@ class Ledger:
     def pieces(self, name: str) -> Iterator[pa.Table]:
         """The rows of one part, some at a time; none, or those in front of the damage, where it is gone or damaged."""
         data = self._store.get(f"{self._folder}/{name}")
-        with contextlib.suppress(pa.ArrowException):
+        with contextlib.suppress(*FOREIGN):
             if data is not None:
                 part = ds.ParquetFileFormat().make_fragment(pa.BufferReader(data))
                 for batch in part.to_batches(self.schema, batch_size=PIECE_ROWS, batch_readahead=1):
@@ -147,7 +147,7 @@ class Follower:
 def _table(data: bytes, schema: pa.Schema) -> pa.Table | None:
     try:
         return pq.read_table(pa.BufferReader(data), schema=schema)
-    except pa.ArrowException:
+    except FOREIGN:
         return None
 
 

@@ -52,6 +52,7 @@ def measure(stable: Bundle, candidate: Bundle, dataset: Dataset, recent: Rows) -
     num_nonfinite = sum(int((~np.isfinite(one)).any(axis=1).sum()) for one in (outputs[1], latest[1]))
     labels = candidate.encoding.labels
     rows_of = {label: np.flatnonzero(test == i) for i, label in enumerate(labels)}
+    may_serve = candidate.experiment.serve.rungs or executable(candidate)
     figures = Figures(
         test=on_test,
         recent=on_recent,
@@ -61,6 +62,7 @@ def measure(stable: Bundle, candidate: Bundle, dataset: Dataset, recent: Rows) -
         num_bytes=(_num_bytes(stable), _num_bytes(candidate)),
         num_nonfinite=num_nonfinite,
         floor=candidate.experiment.serve.objective.accuracy_at_least,
+        rungs={name: candidate.accuracies[name] for name in may_serve},
     )
     return [opened, *gate.judge(figures, candidate.experiment.gate)]
 

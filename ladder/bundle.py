@@ -60,6 +60,13 @@ class Bundle:
         """The Python files of a task of one's own that made it, by name. Raises NotFoundError, DamagedError."""
         return {role.removeprefix(CODE): self.read(role) for role in self.files if role.startswith(CODE)}
 
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Of each variant, on the validation split when the ladder was made; without that table one for all."""
+        table: list[dict[str, Any]] = (self.ladder or {}).get("rungs", [])
+        known = {entry["variant"]: float(entry["accuracy"]) for entry in table}
+        return {variant: known.get(variant, float(self.metrics.get("accuracy", 0.0))) for variant in self.variants}
+
     def probe(self, n: int) -> np.ndarray:
         """Encoded rows [n, *shape] like those that will come, repeated where there are fewer; zeros in an old bundle.
 

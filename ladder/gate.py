@@ -65,12 +65,15 @@ class Figures:
     differences: Sequence[str] = ()  # in what answers look like
     num_nonfinite: int = 0  # rows with an answer that is not finite
     floor: float | None = None  # serve.objective.accuracy_at_least
+    rungs: Mapping[str, float] = field(
+        default_factory=dict
+    )  # accuracies on the validation split of those that may serve
 
 
 def judge(figures: Figures, rules: Gate) -> list[Check]:
     """Every check, in a fixed order; the version may go on when all have passed."""
     checks = [_schema(figures), _finite(figures), _test(figures, rules), _recent(figures, rules)]
-    checks += [_floor(figures)] if figures.floor is not None else []
+    checks += [_floor(figures.floor, figures), _rungs(figures.floor, figures)] if figures.floor is not None else []
     checks += [_classes(figures, rules)] if figures.classes else []
     checks += [_calibration(figures.calibration, rules)] if figures.calibration is not None else []
     return [*checks, _latency(figures, rules), _size(figures, rules)]
@@ -152,12 +155,21 @@ def _accuracy(name: str, rows: str, pair: Pair, allowed: float) -> Check:
     return Check(name, pair.loss, allowed, passed, words + by_chance if passed else f"only {words}")
 
 
-def _floor(figures: Figures) -> Check:
-    assert figures.floor is not None
+def _floor(floor: float, figures: Figures) -> Check:
     accuracy = float(figures.test.candidate.mean())
-    passed = accuracy >= figures.floor
-    words = f"{accuracy:.4f} right of the test split, serve.objective.accuracy_at_least is {figures.floor:g}"
-    return Check("floor", accuracy, figures.floor, passed, words if passed else f"only {words}")
+    passed = accuracy >= floor
+    words = f"{accuracy:.4f} right of the test split, serve.objective.accuracy_at_least is {floor:g}"
+    return Check("floor", accuracy, floor, passed, words if passed else f"only {words}")
+
+
+def _rungs(floor: float, figures: Figures) -> Check:
+    """A replica chooses among rungs by their accuracy on the validation split, and refuses a version of none."""
+    best = max(figures.rungs, key=lambda variant: figures.rungs[variant])
+    accuracy = figures.rungs[best]
+    passed = accuracy >= floor
+    words = f"{best}, the best rung, has {accuracy:.4f} right of the validation split"
+    more = "" if passed else f", and serve.objective.accuracy_at_least is {floor:g}: no rung would serve"
+    return Check("rungs", accuracy, floor, passed, words + more)
 
 
 def _classes(figures: Figures, rules: Gate) -> Check:

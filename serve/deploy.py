@@ -157,12 +157,12 @@ def _told(config: dict[str, Any] | None) -> Any:
     return config and [deployment.get("user_config") for deployment in config["deployments"]]
 
 
-def serving(session: Session, name: str) -> tuple[int, str]:
+def serving(session: Session, name: str) -> tuple[int | None, str]:
     """The version that the endpoint `name` was told to serve, and its route. Raises UserError as `undeploy`."""
     return _serving(_configs(session), name)
 
 
-def undeploy(session: Session, name: str, *, timeout_s: float = 60.0) -> tuple[int, str]:
+def undeploy(session: Session, name: str, *, timeout_s: float = 60.0) -> tuple[int | None, str]:
     """Take the endpoint `name` away, its replicas and its adaptation actor; others stay. Returns what it served.
 
     Raises:
@@ -181,12 +181,13 @@ def undeploy(session: Session, name: str, *, timeout_s: float = 60.0) -> tuple[i
     return served
 
 
-def _serving(configs: dict[str, dict[str, Any]], name: str) -> tuple[int, str]:
+def _serving(configs: dict[str, dict[str, Any]], name: str) -> tuple[int | None, str]:
     if name not in configs:
         known = ", ".join(sorted(configs)) or "none"
         raise UserError("NAME", name, "is no endpoint of this cluster", f"endpoints there are: {known}")
-    (told,) = _told(configs[name])
-    return int(told["version"]), str(configs[name].get("route_prefix", "/"))
+    deployment = (configs[name].get("deployments") or [{}])[0]
+    version = (deployment.get("user_config") or {}).get("version")  # somebody else's application has none
+    return version, str(configs[name].get("route_prefix", "/"))
 
 
 def url(session: Session, experiment: Experiment) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
@@ -89,7 +89,7 @@ def check_rungs(wanted: Sequence[str], have: Sequence[str], field: str = "serve.
 
 def check_served(bundle: Bundle) -> None:
     """Raises ConfigError when its serve section allows none of a bundle's rungs, or names one it has not."""
-    serve, have, accuracies = bundle.experiment.serve, executable(bundle), _accuracies(bundle)
+    serve, have, accuracies = bundle.experiment.serve, executable(bundle), bundle.accuracies
     if serve.rungs is not None:
         check_rungs(serve.rungs, have)
     floor = serve.objective.accuracy_at_least
@@ -114,7 +114,7 @@ def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
     """
     rows = bundle.probe(max_batch)
     forwards = opened_all(bundle, rows, threads)
-    accuracies, samples = _accuracies(bundle), time_passes(forwards, rows)
+    accuracies, samples = bundle.accuracies, time_passes(forwards, rows)
     rungs = [Rung(variant, accuracies[variant], Latency.fit(samples[variant])) for variant in forwards]
     ladder = Ladder(rungs, forwards)
     ladder.threads = threads
@@ -143,10 +143,3 @@ def time_passes(forwards: Mapping[str, Forward], rows: np.ndarray) -> dict[str, 
             samples[variant].append((size, seconds))
             spent_s[variant] += seconds
     return samples
-
-
-def _accuracies(bundle: Bundle) -> dict[str, float]:
-    """As measured when the ladder was made; a bundle without that table has one accuracy for all."""
-    table: list[dict[str, Any]] = (bundle.ladder or {}).get("rungs", [])
-    known = {entry["variant"]: float(entry["accuracy"]) for entry in table}
-    return {variant: known.get(variant, float(bundle.metrics.get("accuracy", 0.0))) for variant in bundle.variants}

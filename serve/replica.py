@@ -45,9 +45,9 @@ class Replica(Rpc):
     def __init__(self, name: str, store: str) -> None:
         """Raises ClusterError without a token, StoreError when the store cannot be opened."""
         self._store = Store.open(store)
-        intake = Intake(feedback.ledger(self._store, name))
-        super().__init__(Core(name, Serve()), Tokens.read(os.environ.get(VARIABLE)), intake)
-        self._hook = Hook(self._store, name)
+        intake, hook = Intake(feedback.ledger(self._store, name)), Hook(self._store, name)
+        super().__init__(Core(name, Serve()), Tokens.read(os.environ.get(VARIABLE)), intake, hook)
+        self._hook: Hook = hook
         self._core.recorder = Recorder(served.ledger(self._store, name), Serve().record)
         self._holds: tuple[str, int] | None = None
         self._latest = Serve()

@@ -21,6 +21,7 @@ from serve.asks import decoded
 from serve.auth import Tokens
 from serve.core import VERSION, Core
 from serve.feedback import Intake
+from serve.hook import Hook
 from serve.model import Answer, Model
 from serve.oip import messages, tensors
 from serve.oip import oip_pb2 as pb
@@ -34,6 +35,7 @@ CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as gRPC itself says of a message over its own bound
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -66,9 +68,9 @@ class Call:
 class Rpc:
     """The services' methods, called by their names."""
 
-    def __init__(self, core: Core, tokens: Tokens, intake: Intake | None = None) -> None:
-        """Without an `intake` there is nowhere to keep feedback, and it is refused."""
-        self._core, self._tokens, self._intake = core, tokens, intake
+    def __init__(self, core: Core, tokens: Tokens, intake: Intake | None = None, hook: Hook | None = None) -> None:
+        """Without an `intake` there is nowhere to keep feedback, without a `hook` a wish: they are refused."""
+        self._core, self._tokens, self._intake, self._hook = core, tokens, intake, hook
 
     # Health, which needs no token
 
@@ -129,9 +131,7 @@ class Rpc:
 
     async def ModelInfer(self, request: Any, grpc_context: Any) -> pb.ModelInferResponse:
         async def infer(call: Call) -> pb.ModelInferResponse:
-            size, limit = request.ByteSize(), self._core.serve.max_body
-            if size > limit:
-                raise bounds.too_large(size, limit)
+            self._check_size(request)
             wish = call.header(VERSION)
             meant = self._core.meant(request.model_name, request.model_version or None, wish, call.id)
 
@@ -156,9 +156,7 @@ class Rpc:
         async def keep(call: Call) -> pb.FeedbackResponse:
             if self._intake is None:
                 raise RequestError(404, "feedback is not kept here; ask a deployed endpoint")
-            size, limit = request.ByteSize(), self._core.serve.max_body
-            if size > limit:
-                raise bounds.too_large(size, limit)
+            self._check_size(request)
             words = [_said(word) for word in request.words]
             model = self._model(request.model_name, "")
             by = feedback.Said(call.client, self._tokens.role(call.client), time.time_ns())
@@ -167,6 +165,23 @@ class Rpc:
             return pb.FeedbackResponse(accepted=len(rows))
 
         return await self._answer(grpc_context, "Feedback", keep, pb.FeedbackResponse, "feedback")
+
+    # What is wished
+
+    async def Retrain(self, request: Any, grpc_context: Any) -> pb.RetrainResponse:
+        async def wish(call: Call) -> pb.RetrainResponse:
+            if self._hook is None:
+                raise RequestError(409, "no retraining is ordered here; ask a deployed endpoint")
+            self._check_size(request)
+            self._model(request.model_name, "")
+            return pb.RetrainResponse(accepted=await self._hook.ask(call.client, call.id))
+
+        return await self._answer(grpc_context, "Retrain", wish, pb.RetrainResponse, "operate")
+
+    def _check_size(self, request: Any) -> None:
+        size, limit = request.ByteSize(), self._core.serve.max_body
+        if size > limit:
+            raise bounds.too_large(size, limit)
 
     def _model(self, name: str, version: str) -> Model:
         return self._core.model(name, version or None)

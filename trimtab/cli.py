@@ -786,16 +786,9 @@ def _order(
 
 
 def _plan(last: str, experiment: Experiment, workspace: Workspace) -> None:
-    from trimtab import endpoint, pipeline
+    from trimtab import outlook
 
-    rows = [
-        {"step": step.step, "would": "skip" if step.skip else "run", "why": step.why, "key": step.key}
-        for step in pipeline.plan(experiment, workspace.store)
-    ]
-    if last == "deploy":
-        would, why = endpoint.outlook(experiment, workspace)
-        rows.append({"step": "deploy", "would": would, "why": why, "key": ""})
-    workspace.screen.rows(rows)
+    workspace.screen.rows(outlook.rows(experiment, workspace, deploys=last == "deploy"))
 
 
 def _workspace(

@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster import history
 from cluster.config import Experiment
-from cluster.errors import GateError, TrimtabError, UserError
+from cluster.errors import GateError, UserError
 from cluster.registry import PREVIOUS, ModelVersion
 from cluster.session import Session
 from cluster.store import Store
@@ -37,6 +37,7 @@ def deploy(
 
     Raises:
         GateError: its test accuracy is below the objective.
+        ConfigError: the cluster has no place for it.
     """
     bundle = read_bundle(workspace.store, version.bundle)
     floor, accuracy = experiment.serve.objective.accuracy_at_least, bundle.metrics["accuracy"]
@@ -52,6 +53,7 @@ def deploy(
     if code is not None and kept and code.digest != own.Code(kept).digest:
         workspace.screen.word("deploy", f"the task's code is not what version {version.version} was made with")
     served = dataclasses.replace(bundle, experiment=as_today)
+    deployment.check_place(cluster, as_today)  # replicas without room would be waited for
     made = deployment.deploy(
         cluster, served, version.version, on_word=lambda text: workspace.screen.word("deploy", text)
     )
@@ -60,18 +62,6 @@ def deploy(
         row = history.row(event, time.time_ns(), version.version, words)
         history.ledger(workspace.store, version.name).append([row])
     return made.url
-
-
-def outlook(experiment: Experiment, workspace: Workspace) -> tuple[str, str]:
-    """What deploying would come to on the cluster as it is now: `run` or `fail`, and why. Starts no cluster."""
-    try:
-        cluster = workspace.running_cluster()
-        if cluster is None:
-            return "run", "starts the cluster, which does not run"
-        deployment.check_place(cluster, experiment)
-    except TrimtabError as error:
-        return "fail", str(error)
-    return "run", f"the route {experiment.serve.route} and CPUs for the replicas are free"
 
 
 def rollback(experiment: Experiment, workspace: Workspace, cluster: Session) -> tuple[ModelVersion, str]:

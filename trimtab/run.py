@@ -9,16 +9,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cluster import session
 from cluster.config import Experiment
 from cluster.progress import Event
 from cluster.session import Session
-from jobs import room
 from jobs.keys import Keys
 from ladder.bundle import read_bundle
-from serve import deploy as deployment
 from tasks.dataset import SPLITS, read_dataset
-from trimtab import endpoint, pipeline
+from trimtab import endpoint, outlook, pipeline
 from trimtab.workspace import Workspace
 from tune import results
 
@@ -58,7 +55,9 @@ def run(experiment: Experiment, workspace: Workspace, last: str, inline: bool) -
     planned = pipeline.plan(experiment, workspace.store)
     keys = pipeline.keys_of(planned)
     steps = _up_to(last, planned)
-    _check_possible(experiment, workspace, steps, last)
+    deploys = last == "deploy"
+    if deploys or not all(step.skip for step in steps):
+        outlook.check(experiment, steps, workspace.cluster_or_new(), deploys=deploys)
     for step in steps:
         if step.skip:
             say(step.step, f"skipped, {step.why}")
@@ -72,19 +71,9 @@ def run(experiment: Experiment, workspace: Workspace, last: str, inline: bool) -
         first = f", its first step after {said['first_step_s']} s" if said.get("first_step_s") else ""
         say(step.step, f"done in {outcome.seconds[step.step]} s{first}")
     outcome.figures, version = _figures(workspace, steps)
-    if last == "deploy" and version is not None:
+    if deploys and version is not None:
         _deploy(outcome, workspace, version)
     return outcome
-
-
-def _check_possible(experiment: Experiment, workspace: Workspace, steps: list[pipeline.Planned], last: str) -> None:
-    """Before the first step, what the cluster could refuse after the last one. Raises ConfigError."""
-    if last == "deploy":
-        deployment.check_place(workspace.cluster_or_new(), experiment)
-    trains = any(step.step == "train" and not step.skip for step in steps)
-    # A cluster elsewhere may get more nodes when it is asked for them.
-    if trains and experiment.train.wait == 0 and (cluster := workspace.cluster_or_new()).pid:
-        room.resources(experiment, session.resources(cluster))
 
 
 def _up_to(last: str, steps: list[pipeline.Planned]) -> list[pipeline.Planned]:

@@ -1,4 +1,4 @@
-"""The gRPC services: the Open Inference Protocol under its public name, and feedback, over messages of our own.
+"""The gRPC services: the Open Inference Protocol under its public name, and ours beside it, over messages of our own.
 
 Serve imports this in its controller and proxies, so it knows the messages and nothing else of ours.
 """
@@ -12,13 +12,13 @@ import grpc
 from serve.oip import oip_pb2
 
 SERVICE = "inference.GRPCInferenceService"
-FEEDBACK_SERVICE = "trimtab.Feedback"
 METHODS = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
+SERVICES = {SERVICE: METHODS, "trimtab.Feedback": ("Feedback",), "trimtab.Retrain": ("Retrain",)}
 
 
 def add_to_server(servicer: Any, server: Any) -> None:
-    """`servicer` has one method per name in `METHODS` and `Feedback`, each of a request and a context."""
-    for service, methods in ((SERVICE, METHODS), (FEEDBACK_SERVICE, ("Feedback",))):
+    """`servicer` has one method per name in `SERVICES`, each of a request and a context."""
+    for service, methods in SERVICES.items():
         handlers = {
             method: grpc.unary_unary_rpc_method_handler(
                 getattr(servicer, method),

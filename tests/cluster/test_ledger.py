@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -127,15 +128,25 @@ ledger.append([{{"id": f"row {{MERGED_PARTS - 1}}", "value": MERGED_PARTS - 1}}]
     assert sorted(values(ledger)) == list(range(ledgers.MERGED_PARTS))
 
 
-def test_a_damaged_part_costs_its_own_rows_alone(ledger: Ledger, store: Store) -> None:
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(lambda data: data[:-20], id="cut off"),
+        pytest.param(lambda data: data[:4] + bytes(200) + data[204:], id="overwritten"),
+    ],
+)
+def test_a_damaged_part_costs_its_own_rows_alone(
+    ledger: Ledger, store: Store, damaged: Callable[[bytes], bytes]
+) -> None:
     ledger.append(rows(1))
     name = ledger.append(rows(2))
     ledger.append(rows(3))
     assert store.local is not None
     path = store.local / "words/digits" / name
-    path.write_bytes(path.read_bytes()[:-20])
+    path.write_bytes(damaged(path.read_bytes()))
 
     assert values(ledger) == [1, 3]
+    assert list(ledger.pieces(name)) == []
 
 
 def test_a_part_is_read_in_pieces_with_the_columns_that_it_had_not_yet(

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from benchmarks import bad_versions
-from cluster.errors import GateError, NotFoundError
+from cluster.config import Objective
+from cluster.errors import ConfigError, GateError, NotFoundError
 from cluster.store import Store
 from jobs import gate
 from ladder.bundle import Bundle, read_bundle, write_bundle
 from ladder.gate import Check
+from serve.ladder import check_served
 from tasks.dataset import read_dataset
 from trimtab import rollout
 from trimtab.screen import Screen
@@ -40,7 +42,7 @@ def changed(good: Bundle, key: str, **parts: Any) -> Bundle:
     """The same files under another key, with other words in the manifest."""
     kept = {name: getattr(good, name) for name in ("experiment", "encoding", "dataset", "run", "metrics", "variants")}
     files = {role: (entry["file"], good.read(role)) for role, entry in good.files.items()}
-    return write_bundle(good.store, key, files=files, ladder=good.ladder, **{**kept, **parts})
+    return write_bundle(good.store, key, files=files, **{"ladder": good.ladder, **kept, **parts})
 
 
 def test_a_version_passes_against_itself_with_every_figure(good: Bundle) -> None:
@@ -77,6 +79,27 @@ def test_the_five_bad_kinds_are_refused(good: Bundle, kind: bad_versions.Kind, r
     assert failed[0] == refused
     assert re.search(words, found[refused].words), found[refused].words
     assert set(failed) <= {refused, "classes", "calibration", "size"}
+
+
+def test_a_version_of_which_a_replica_could_use_no_rung_is_refused_though_its_test_accuracy_is_enough(
+    good: Bundle,
+) -> None:
+    rungs = [{**rung, "accuracy": 0.8999} for rung in (good.ladder or {})["rungs"]]
+    serve = good.experiment.serve.model_copy(update={"objective": Objective(accuracy_at_least=0.9)})
+    edge = changed(
+        good,
+        "at-the-edge",
+        experiment=good.experiment.model_copy(update={"serve": serve}),
+        ladder={**(good.ladder or {}), "rungs": rungs},
+    )
+
+    found = measured(good, edge)
+
+    assert found["floor"].passed
+    assert [name for name, check in found.items() if not check.passed] == ["rungs"]
+    assert "0.8999 right of the validation split" in found["rungs"].words
+    with pytest.raises(ConfigError, match="no allowed rung reaches it on the validation split"):
+        check_served(edge)
 
 
 def test_a_version_that_answers_in_another_form_is_refused_before_anything_is_measured(good: Bundle) -> None:

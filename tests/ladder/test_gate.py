@@ -65,8 +65,11 @@ def test_a_version_as_good_as_the_stable_one_passes_every_check() -> None:
         pytest.param({"num_bytes": (1000, 2001)}, ["size"], id="too large"),
         pytest.param({"differences": ["labels"]}, ["schema"], id="another form"),
         pytest.param({"num_nonfinite": 1}, ["finite"], id="one NaN"),
-        pytest.param({"floor": 0.99}, ["floor"], id="below the endpoint's promise"),
-        pytest.param({"floor": 0.9}, [], id="above the endpoint's promise"),
+        pytest.param({"floor": 0.99, "rungs": {"a": 0.99}}, ["floor"], id="below the endpoint's promise"),
+        pytest.param({"floor": 0.9, "rungs": {"a": 0.9, "b": 0.8}}, [], id="above the endpoint's promise"),
+        pytest.param(
+            {"floor": 0.95, "rungs": {"a": 0.94, "b": 0.8}}, ["rungs"], id="no rung would be allowed to serve"
+        ),
     ],
 )
 def test_what_is_refused(changed: dict[str, Any], expected: list[str]) -> None:

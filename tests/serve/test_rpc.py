@@ -18,6 +18,7 @@ import tritonclient.http as triton_http
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from cluster import orders
 from cluster.config import Serve
 from cluster.session import Session
 from cluster.store import Store
@@ -29,6 +30,7 @@ from serve.auth import Tokens
 from serve.core import Core
 from serve.deploy import Endpoint
 from serve.envelope import Candidate, LiveEnvelope
+from serve.hook import Hook
 from serve.ladder import Ladder
 from serve.oip import oip_pb2 as pb
 from serve.oip import service
@@ -57,8 +59,9 @@ def request(
 
 def call(channel: grpc.aio.Channel, method: str, message: Any, metadata: Any = TOKEN, **more: Any) -> Any:
     """One RPC by its public name, with this project's messages."""
+    (name,) = (name for name, methods in service.SERVICES.items() if method in methods)
     made = channel.unary_unary(
-        f"/{service.SERVICE}/{method}",
+        f"/{name}/{method}",
         request_serializer=type(message).SerializeToString,
         response_deserializer=getattr(pb, f"{method}Response").FromString,
     )
@@ -66,8 +69,8 @@ def call(channel: grpc.aio.Channel, method: str, message: Any, metadata: Any = T
 
 
 @asynccontextmanager
-async def served(core: Core, tokens: Tokens) -> AsyncIterator[grpc.aio.Channel]:
-    server, rpc = grpc.aio.server(), Rpc(core, tokens)
+async def served(core: Core, tokens: Tokens, hook: Hook | None = None) -> AsyncIterator[grpc.aio.Channel]:
+    server, rpc = grpc.aio.server(), Rpc(core, tokens, hook=hook)
     service.add_to_server(rpc, server)
     health_pb2_grpc.add_HealthServicer_to_server(rpc, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -105,6 +108,62 @@ def refusal(ask: Ask, method: str, message: Any, metadata: Any = TOKEN) -> grpc.
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         ask(lambda channel: call(channel, method, message, metadata))
     return refused.value
+
+
+# A wish for a retraining
+
+
+def wished(
+    core: Core, runner: asyncio.Runner, hook: Hook | None, *asked: tuple[str, pb.RetrainRequest]
+) -> list[tuple[Any, str]]:
+    """Of each request, by token, the status and the id of the wish or why there is none."""
+
+    async def inside() -> list[tuple[Any, str]]:
+        found: list[tuple[Any, str]] = []
+        async with served(core, Tokens(["judge feedback", "boss operate", "chief admin"]), hook) as channel:
+            for token, message in asked:
+                metadata = (("authorization", f"Bearer {token}"), ("x-request-id", "mine"))
+                try:
+                    found.append((Code.OK, (await call(channel, "Retrain", message, metadata)).accepted))
+                except grpc.aio.AioRpcError as refused:
+                    found.append((refused.code(), refused.details() or ""))
+        return found
+
+    return runner.run(inside())
+
+
+WISH = pb.RetrainRequest(model_name="shades")
+
+
+def test_a_retraining_is_asked_for_by_a_token_that_may(core: Core, store: Store, runner: asyncio.Runner) -> None:
+    hook = Hook(store, "shades")
+    hook.closed = ""
+
+    said = wished(core, runner, hook, *((token, WISH) for token in ("judge", "unknown", "boss", "boss", "chief")))
+
+    assert [code for code, _ in said] == [Code.PERMISSION_DENIED, Code.UNAUTHENTICATED, *[Code.OK] * 3]
+    assert said[0][1] == "authorization: this token's role is feedback; send one whose role is at least operate"
+    first, again, other = (accepted for _, accepted in said[2:])  # the same request id of a client: the same wish
+    assert first == again != other
+    assert {wish.id for wish in orders.asked(store, "shades")} == {first, other}
+
+
+def test_a_wish_that_nobody_would_take_up_is_refused(core: Core, store: Store, runner: asyncio.Runner) -> None:
+    hook = Hook(store, "shades")
+    hook.closed = "retrain.triggers.webhook is off"
+    core.configure(core.serve.model_copy(update={"max_body": 1000}))
+    large = pb.RetrainRequest(model_name="x" * 1000)
+
+    closed, unknown, too_large = wished(
+        core, runner, hook, ("boss", WISH), ("boss", pb.RetrainRequest(model_name="hues")), ("boss", large)
+    )
+    (nowhere,) = wished(core, runner, None, ("boss", WISH))
+
+    assert (closed[0], "retrain.triggers.webhook is off" in closed[1]) == (Code.FAILED_PRECONDITION, True)
+    assert nowhere == (Code.FAILED_PRECONDITION, "no retraining is ordered here; ask a deployed endpoint")
+    assert unknown[0] == Code.NOT_FOUND
+    assert (too_large[0], "1003 bytes" in too_large[1]) == (Code.RESOURCE_EXHAUSTED, True)
+    assert orders.asked(store, "shades") == []
 
 
 # Answers

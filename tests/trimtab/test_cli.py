@@ -217,6 +217,9 @@ def test_what_could_not_be_served_is_refused_before_anything_is_trained_and_the_
     )
     assert "preprocess" not in done.stderr
     assert [(row["step"], row["would"]) for row in json.loads(planned.stdout)][-1] == ("deploy", "fail")
+    without_gpu = trimtab("plan", path, "--set", "train.device=cuda", "--set", "train.workers=64", "--json", env=env)
+    assert [row["would"] for row in json.loads(without_gpu.stdout)] == ["run", "fail", "run", "fail"]
+    assert "preprocess" not in trimtab("train", path, "--set", "train.workers=64", env=env).stderr
 
 
 def test_status_and_logs_speak_of_the_running_cluster(trimtab: Run, cluster: Session, home: Path) -> None:
