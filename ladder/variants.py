@@ -56,7 +56,8 @@ def export_onnx(network: torch.nn.Module, encoding: Encoding, task: Task) -> byt
     try:
         data = _traced(model, torch.from_numpy(rows[:2]), task.input_spec(encoding).name, task.trims)
     except Exception as error:  # the exporter raises errors of many libraries
-        raise ExportError(f"the network cannot be exported to ONNX ({first_line(error)})") from error
+        reason = first_line(error.__cause__ or error)  # the exporter's own first line is how many tries there were
+        raise ExportError(f"the network cannot be exported to ONNX ({reason})") from error
     with torch.inference_mode():
         expected = model(torch.from_numpy(rows)).numpy()
     check(OnnxPredictor(data), rows, expected, "ONNX")
