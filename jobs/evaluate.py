@@ -22,7 +22,7 @@ from ladder import forms, reference
 from ladder.bundle import CODE, KEPT, read_bundle, write_bundle
 from ladder.embedding import Embedder
 from ladder.forms import Forward
-from ladder.profile import batched
+from ladder.profile import batched, measurable
 from ladder.variants import REFERENCE
 from tasks import own
 from tasks.dataset import Dataset, read_dataset
@@ -96,7 +96,7 @@ def _write(
 
     dataset = read_dataset(store, dataset_key)
     task = load_task(experiment, dataset.file)
-    rows, truth = dataset.load("test")
+    rows, truth = measurable(*dataset.load("test"), task, dataset.encoding)
     if len(rows) == 0:
         share = experiment.data.split.test
         raise DataError("data.split.test", share, "no row fell into the test split", "raise it or add data")

@@ -13,6 +13,7 @@ import numpy as np
 
 from cluster.config import Experiment
 from cluster.errors import TrimtabError
+from cluster.memory import available_bytes
 from cluster.store import FULL, Store, not_writable
 from jobs import checkpoint
 from jobs.follower import Board
@@ -100,11 +101,9 @@ def new_trainer(
 
 def must_stream(dataset: Dataset, workers: int, max_bytes: int | None = None) -> bool:
     """Whether a copy of the rows on each worker would take more memory than it may."""
-    import psutil
-
     row_bytes = math.prod(dataset.encoding.shape) * np.dtype(dataset.encoding.dtype).itemsize
     num_rows = dataset.num_rows("train") + dataset.num_rows("validation")
-    bound = max_bytes if max_bytes is not None else int(psutil.virtual_memory().available * MEMORY_SHARE)
+    bound = max_bytes if max_bytes is not None else int(available_bytes() * MEMORY_SHARE)
     return num_rows * row_bytes * workers > bound
 
 

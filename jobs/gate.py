@@ -21,7 +21,7 @@ from ladder.bundle import Bundle
 from ladder.forms import Forward
 from ladder.gate import Check, Figures, Pair
 from ladder.opening import executable, kept, open_one
-from ladder.profile import batched
+from ladder.profile import batched, measurable
 from tasks import own
 from tasks.dataset import Dataset
 from tasks.task import Task, load_task
@@ -47,7 +47,7 @@ def measure(stable: Bundle, candidate: Bundle, dataset: Dataset, recent: Rows) -
         return [opened, schema]
     task = load_task(stable.experiment, stable.file)
     tops = open_one(stable, executable(stable)[0]), open_one(candidate, executable(candidate)[0])
-    test, on_test, outputs = _answered(task, tops, dataset.load("test"))
+    test, on_test, outputs = _answered(task, tops, measurable(*dataset.load("test"), task, stable.encoding))
     _, on_recent, latest = _answered(task, tops, recent)
     num_nonfinite = sum(int((~np.isfinite(one)).any(axis=1).sum()) for one in (outputs[1], latest[1]))
     labels = candidate.encoding.labels

@@ -38,7 +38,7 @@ def build(
     """
     experiment, encoding = task.experiment, dataset.encoding
     rows, truth = _training_rows(dataset)
-    seen, labels = dataset.load("validation")
+    seen, labels = profile.measurable(*dataset.load("validation"), task, encoding)
     network = task.finished(network, seen, labels)
     reference, data, lacking = forms.export_plain(network, encoding, task)
     made, failed = {reference: data}, [LeftOut(REFERENCE, lacking)] if lacking else []

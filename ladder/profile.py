@@ -25,6 +25,7 @@ LEAST_ROUNDS = 3
 SECONDS = 3.0  # after so long no further round begins
 MOST_PASS_S = 0.5  # larger batches than the reference computes in this time are left to the line
 BATCH_ROWS = 256
+ANSWER_BYTES = 256 * 1024**2  # of one form's answers: a catalogue of 50,000 items has as many numbers for each row
 _CLOSE = 1e-9  # a loss equal to the budget is within it, whatever the floats say
 
 
@@ -170,6 +171,15 @@ def measure(
         )
         for variant, data in found.items()
     ]
+
+
+def measurable(rows: np.ndarray, truth: np.ndarray, task: Task, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
+    """All rows [n, *shape] and targets [n], or as many drawn from them as have answers that fit into ANSWER_BYTES."""
+    most = max(1, ANSWER_BYTES // (4 * task.output_spec(encoding).shape[1]))
+    if len(rows) <= most:
+        return rows, truth
+    chosen = np.sort(np.random.default_rng(0).choice(len(rows), most, replace=False))  # the same for all versions
+    return rows[chosen], truth[chosen]
 
 
 def sizes(max_batch: int) -> list[int]:

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from cluster import ports, state
 from cluster.errors import ClusterError
+from cluster.memory import available_bytes
 
 _GIB = 1024**3
 _PYTHONS = ((3, 11), (3, 14))  # from, and below
@@ -47,7 +46,7 @@ def checks(store: str | None = None) -> list[Check]:
         _packages(),
         _haproxy(),
         _cores(),
-        _memory(_available_bytes()),
+        _memory(available_bytes()),
         _shared_memory(_SHM),
         _home(),
         _temporary(),
@@ -108,16 +107,6 @@ def _cores() -> Check:
     if os.getloadavg()[0] > 8 * num:
         return Check("cores", "warn", words, "Ray's start is limited to 30 s: wait until the machine is calmer")
     return Check("cores", "ok", words)
-
-
-def _available_bytes() -> int:
-    """Memory free for us: the machine's, or less where a container has a limit."""
-    free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    try:
-        return min(free, int(limit.read_text()) - int(used.read_text()))
-    except (OSError, ValueError):  # no limit ("max"), or no such control group
-        return free
 
 
 def _memory(free: int) -> Check:

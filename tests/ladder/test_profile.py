@@ -112,6 +112,18 @@ def test_sizes_double_up_to_the_largest_batch(max_batch: int, expected: list[int
     assert profile.sizes(max_batch) == expected
 
 
+def test_no_more_rows_are_measured_than_have_answers_that_fit_into_memory(monkeypatch: pytest.MonkeyPatch):
+    rows, truth = np.arange(100).reshape(100, 1), np.arange(100)
+    monkeypatch.setattr(profile, "ANSWER_BYTES", 30 * 4 * len(ENCODING.labels))
+
+    some, theirs = profile.measurable(rows, truth, IMAGES, ENCODING)
+
+    assert len(set(theirs.tolist())) == 30
+    assert np.array_equal(some[:, 0], theirs)
+    assert np.array_equal(profile.measurable(rows, truth, IMAGES, ENCODING)[1], theirs)
+    assert np.array_equal(profile.measurable(rows[:30], truth[:30], IMAGES, ENCODING)[1], truth[:30])
+
+
 def test_real_variants_are_measured_at_every_size(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     rows = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)

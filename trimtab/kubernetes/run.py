@@ -13,8 +13,9 @@ from typing import Any
 
 from cluster import progress
 from cluster.config import Experiment
-from cluster.errors import ClusterError, DeadlineError, TrimtabError
+from cluster.errors import ClusterError, DataError, DeadlineError, TrimtabError
 from cluster.experiment import fingerprint
+from jobs import sources
 from trimtab.kubernetes import check, manifests, verbs
 from trimtab.kubernetes.api import Server
 from trimtab.kubernetes.findings import at
@@ -49,7 +50,7 @@ def run(experiment: Experiment, screen: Screen, context: str | None, overlay: st
     server, say = Server.connect(context), _words(screen)
     _prepare(server, experiment, objects, say)
     with screen:
-        version = _train(server, _part(objects, "training")[0], screen)
+        version = _train(server, _part(objects, "training")[0], screen, sees_data=_data(experiment) is not None)
     served = objects_of(experiment, version, overlay)
     for one in _part(served, "serving") + _part(served, "schedule"):
         server.apply(one)
@@ -71,7 +72,19 @@ def objects_of(experiment: Experiment, version: Version | None, overlay: str | N
 
 def _inputs(experiment: Experiment, job: Manifest) -> str:
     shown = experiment.model_dump(mode="json", exclude={"kubernetes", "serve"}, exclude_defaults=True)
-    return fingerprint(shown, job["spec"])
+    return fingerprint(shown, job["spec"], _data(experiment))
+
+
+def _data(experiment: Experiment) -> str | None:
+    """What is seen from here of the source's files; None where they lie on the cluster's own volume."""
+    source = experiment.data.source
+    paths = [value for name, value in source if name in ("path", "test_path", "items") and value]
+    if source.kind == "torchvision":
+        return source.kind  # a place for downloads, which are always the same
+    try:
+        return None if any("://" not in path for path in paths) else sources.fingerprint(experiment)
+    except DataError:  # nor does this machine reach every bucket that the cluster does
+        return None
 
 
 def _refuse_findings(objects: list[Manifest]) -> None:
@@ -104,13 +117,16 @@ def _prepare(server: Server, experiment: Experiment, objects: list[Manifest], sa
     say("applied settings")
 
 
-def _train(server: Server, job: Manifest, screen: Screen) -> Version:
-    """Until there is a model version: the one of an earlier job with these inputs, or a new one's."""
+def _train(server: Server, job: Manifest, screen: Screen, *, sees_data: bool) -> Version:
+    """Until there is a model version: the one of an earlier job with these inputs, or a new one's.
+
+    Where the data cannot be seen a job looks at them each time; what it finds unchanged it does not do again.
+    """
     namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
     there = server.get(RAY_API, "RayJob", namespace, name)
     noted = at(there, "metadata.annotations") or {}
     same = noted.get(INPUTS) == job["metadata"]["annotations"][INPUTS]
-    if same and noted.get(BUNDLE):
+    if same and sees_data and noted.get(BUNDLE):
         screen.word("kubernetes", f"training skipped: {name} made version {noted[NUMBER]} of the same inputs")
         return Version(noted[BUNDLE], int(noted[NUMBER]))
     if there is not None and (not same or _status(there) in ENDED):

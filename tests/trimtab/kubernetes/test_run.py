@@ -155,6 +155,17 @@ def test_a_second_run_trains_nothing(cluster: Cluster, digits: Experiment) -> No
     assert _applied(cluster) == before == 2  # once to order it, once to note what it made
 
 
+def test_data_on_the_clusters_volume_are_looked_at_by_a_job_each_time(cluster: Cluster) -> None:
+    source = {"kind": "csv", "path": "/store/rows.csv"}
+    texts = experiments.parse({"name": "digits", "task": "sentiment", "data": {"source": source}})
+    run.run(texts, Screen(), None, None, False)
+    before = _applied(cluster)
+
+    run.run(texts, Screen(), None, None, False)
+
+    assert _applied(cluster) == 2 * before == 4
+
+
 def test_a_second_try_is_followed_and_what_came_of_it_counts(
     cluster: Cluster, digits: Experiment, capsys: pytest.CaptureFixture[str]
 ) -> None:
