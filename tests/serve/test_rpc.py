@@ -532,9 +532,11 @@ def test_a_deployed_endpoint_answers_a_probe_and_holds_its_bounds(
                 (request(raw=[bytes(128 * 1024)]), token),
                 (request(raw=[bytes(80 * 1024**2)]), token),
                 (request(), (*token, ("x-deadline-ms", "0"))),
+                (pb.RetrainRequest(model_name="shades"), token),  # its webhook is off
             ):
+                method = type(message).__name__.removesuffix("Request")
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await call(channel, "ModelInfer", message, more)
+                    await call(channel, method, message, more)
                 found.append(refused.value.code())
             answer = await call(channel, "ModelInfer", request(), token)
             return [*found, answer.raw_output_contents[1]]
@@ -547,6 +549,7 @@ def test_a_deployed_endpoint_answers_a_probe_and_holds_its_bounds(
         Code.RESOURCE_EXHAUSTED,
         Code.RESOURCE_EXHAUSTED,
         Code.DEADLINE_EXCEEDED,
+        Code.FAILED_PRECONDITION,
         b"\6\0\0\0dark-1",
     ]
 
