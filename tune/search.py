@@ -7,6 +7,7 @@ becomes of the best one in `tune.refit`.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -274,7 +275,7 @@ class Search:
                 more = {"failure": last.get("failure", ""), "over": last.get("over", "")}
                 history = [*course.history[:-1], {**course.history[-1], **more}]
             error = results.reason(result.error) if result.error else ""
-            own.append(trials.record(name, result.config or {}, history, self.section.metric, error))
+            own.append(trials.record(name, result.config or self._given(name), history, self.section.metric, error))
             histories[name] = history
         return results.Found(
             self.experiment,
@@ -289,6 +290,11 @@ class Search:
             parallel=parallel,
             courses=courses,
         )
+
+    def _given(self, name: str) -> dict[str, Any]:
+        """The settings of a trial without a report: Ray Tune asks its worker for them, which may have died."""
+        kept = self.store.get(f"checkpoints/{self.key}/{name}/params.json")
+        return dict(json.loads(kept)) if kept else {}
 
 
 if __name__ == "__main__":
