@@ -79,12 +79,6 @@ def _augmentations(value: str) -> tuple[str, ...]:
     return tuple(steps)
 
 
-def _gpus(number: float) -> float:
-    if number > 1.0 and not number.is_integer():
-        raise ValueError(f"{number:g} GPUs are no whole number; give 1, 2, ... or a fraction of one")
-    return number
-
-
 def _augment(value: str) -> str:
     _augmentations(value)
     return value
@@ -543,8 +537,8 @@ class Serve(Section):
     objective: Objective = Objective()
     cpus_per_replica: Annotated[float, Field(gt=0.0, le=64.0)] = 0.1
     """CPUs Ray reserves for each replica."""
-    gpus_per_replica: Annotated[float, Field(ge=0.0, le=16.0), AfterValidator(_gpus)] = 0.0
-    """GPUs Ray reserves for each, fractions of one too: PyTorch then runs the trained network there."""
+    gpus_per_replica: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """The GPU, or the share of one, that Ray reserves for each: PyTorch then runs the trained network there."""
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 1
     """Threads of one forward pass; more of them pay off for large networks on idle cores."""
     concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 1
@@ -898,6 +892,14 @@ class Experiment(Section):
         if is_ours and (self.task == "recommend") != (kind == "interactions"):
             needed = "a source of kind interactions" if self.task == "recommend" else "a source of another kind"
             raise ValueError(f"the task {self.task} with the source {kind}; the task needs {needed}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_gpu_has_something_to_run(self) -> Self:
+        if self.task == "recommend" and self.serve.gpus_per_replica:
+            raise ValueError(
+                "serve.gpus_per_replica with the task recommend, which is served by graphs alone; set it to 0"
+            )
         return self
 
     @model_validator(mode="after")

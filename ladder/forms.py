@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cluster.errors import TrimtabError
 from ladder import torch_form, variants
 from ladder.torch_form import TorchPredictor
 from ladder.variants import REFERENCE, ExportError, OnnxPredictor, export_onnx
@@ -41,7 +42,7 @@ def suffix(variant: str) -> str:
 def opened(variant: str, data: bytes, task: Task, encoding: Encoding, threads: int = 1) -> Forward:
     """What runs a form: rows [n, *shape] -> answers float32 [n, width].
 
-    Raises what onnxruntime or torch raise, whose errors have no common base.
+    Raises TrimtabError as `TorchPredictor`, and what onnxruntime or torch raise, whose errors have no common base.
     """
     if is_torch(variant):
         larger = variant.removeprefix(_TORCH).removesuffix("fp32").removesuffix("-")
@@ -63,7 +64,7 @@ def export_torch(network: torch.nn.Module, encoding: Encoding, task: Task, large
         expected = task.outputs(network.cpu().eval()(torch.from_numpy(rows))).float().numpy()
     try:
         predictor = opened(variant, data, task, encoding)
-    except (RuntimeError, KeyError) as error:
+    except TrimtabError as error:
         raise ExportError("what is served is not the network that the task builds, so torch cannot run it") from error
     variants.check(predictor, rows, expected, "torch")
     return variant, data

@@ -36,8 +36,10 @@ def open_one(bundle: Bundle, variant: str, task: Task | None = None, threads: in
     return forms.opened(variant, bundle.read(variant), task, bundle.encoding, threads)
 
 
-def opened_all(bundle: Bundle, rows: np.ndarray, threads: int) -> dict[str, Forward]:
+def opened_all(bundle: Bundle, rows: np.ndarray, threads: int, task: Task | None = None) -> dict[str, Forward]:
     """All rungs, each run once with some of the encoded `rows` [n, *shape] and with all.
+
+    `task` is the bundle's with the settings of today, if they are not those of the day it was made.
 
     Raises:
         NotFoundError: a file is gone, or the bundle has no variant a replica can run.
@@ -48,7 +50,7 @@ def opened_all(bundle: Bundle, rows: np.ndarray, threads: int) -> dict[str, Forw
     if not variants:
         have = ", ".join(bundle.variants) or "none"
         raise NotFoundError(f"bundle {bundle.key} has no variant that can be served (variants: {have})")
-    task = load_task(bundle.experiment, functools.cache(bundle.file))
+    task = task or load_task(bundle.experiment, functools.cache(bundle.file))
     return {variant: _opened(bundle, variant, rows, task, threads) for variant in variants}
 
 

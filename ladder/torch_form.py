@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cluster.errors import TrimtabError
 from tasks.task import Encoding, Task, trimmed
 
 if TYPE_CHECKING:
@@ -46,19 +47,21 @@ class TorchPredictor:
 
         On a GPU where `serve.gpus_per_replica` gives replicas one and there is one.
 
-        Raises RuntimeError or KeyError where the task's network of today has other weights.
+        Raises TrimtabError where the task of today builds another network than the weights are of.
         """
         import torch
         from safetensors.torch import load
 
-        network = task.network(encoding)
-        if larger:
-            network = task.larger(network.eval(), encoding)[larger]
-        state = load(data)
+        state, network = load(data), task.network(encoding)
         has_gpu = task.experiment.serve.gpus_per_replica > 0 and torch.cuda.is_available()
         self._device = torch.device("cuda" if has_gpu else "cpu")
         shift = state.pop(SHIFT, None)
-        network.load_state_dict(state)
+        try:
+            if larger:
+                network = task.larger(network.eval(), encoding)[larger]
+            network.load_state_dict(state)
+        except (KeyError, RuntimeError) as error:
+            raise TrimtabError("the task's code builds another network than these weights are of") from error
         self._network, self._task, self._threads = network.to(self._device).eval(), task, threads
         self._shift = None if shift is None else shift.to(self._device)
 

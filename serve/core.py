@@ -64,9 +64,9 @@ class Core:
             TrimtabError: a rung does not load, or answers nonsense.
             ConfigError: `serve` allows none of the rungs, or names one that is not there.
         """
-        ladder = open_ladder(bundle, serve.max_batch, threads or serve.threads)
-        ladder.check(limits_of(serve))
         task = open_task(bundle, serve, functools.cache(bundle.file))
+        ladder = open_ladder(bundle, serve.max_batch, threads or serve.threads, task)
+        ladder.check(limits_of(serve))
         task.open()
         return Model(bundle, version, ladder, task)
 
@@ -135,8 +135,7 @@ class Core:
         """
         while wrong := [model for model in self._models if model.ladder.threads != self.threads]:
             model, threads = wrong[0], self.threads
-            max_batch = self.serve.max_batch
-            forwards = await asyncio.to_thread(open_forwards, model.bundle, max_batch, threads)
+            forwards = await asyncio.to_thread(open_forwards, model.bundle, self.serve.max_batch, threads, model.task)
             model.ladder.use(forwards, threads)
 
     @property

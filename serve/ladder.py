@@ -16,10 +16,11 @@ import numpy as np
 from cluster.errors import ConfigError
 from ladder.bundle import Bundle
 from ladder.choose import Envelope, Rung
-from ladder.forms import Forward
+from ladder.forms import Forward, is_torch
 from ladder.latency import Latency
 from ladder.opening import executable, opened_all
 from ladder.profile import sizes
+from tasks.task import Task
 
 ROUNDS = 5  # timed passes of each rung at each size
 PROFILE_S = 1.0  # after so long a slow rung is timed no further: every batch corrects its model anyway
@@ -88,8 +89,12 @@ def check_rungs(wanted: Sequence[str], have: Sequence[str], field: str = "serve.
 
 
 def check_served(bundle: Bundle) -> None:
-    """Raises ConfigError when its serve section allows none of a bundle's rungs, or names one it has not."""
+    """Raises ConfigError when its serve section allows none of a bundle's rungs, or names what it has not."""
     serve, have, accuracies = bundle.experiment.serve, executable(bundle), bundle.accuracies
+    if serve.gpus_per_replica and not any(map(is_torch, have)):
+        problem = f"this version was made for none, and has no form that runs on one ({', '.join(have)})"
+        mend = "set it to 0, or make a version with it: trimtab run"
+        raise ConfigError("serve.gpus_per_replica", serve.gpus_per_replica, problem, mend)
     if serve.rungs is not None:
         check_rungs(serve.rungs, have)
     floor = serve.objective.accuracy_at_least
@@ -104,7 +109,7 @@ def _refuse_floor(least_accuracy: float, accuracies: Mapping[str, float], field:
     raise ConfigError(field, least_accuracy, "no allowed rung reaches it on the validation split", mend)
 
 
-def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
+def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1, task: Task | None = None) -> Ladder:
     """Read and check all rungs of a bundle, run each once, and time them up to `max_batch` rows; takes seconds.
 
     Raises:
@@ -113,7 +118,7 @@ def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
         TrimtabError: a rung does not load, or answers nonsense.
     """
     rows = bundle.probe(max_batch)
-    forwards = opened_all(bundle, rows, threads)
+    forwards = opened_all(bundle, rows, threads, task)
     accuracies, samples = bundle.accuracies, time_passes(forwards, rows)
     rungs = [Rung(variant, accuracies[variant], Latency.fit(samples[variant])) for variant in forwards]
     ladder = Ladder(rungs, forwards)
@@ -121,9 +126,9 @@ def open_ladder(bundle: Bundle, max_batch: int, threads: int = 1) -> Ladder:
     return ladder
 
 
-def open_forwards(bundle: Bundle, max_batch: int, threads: int) -> dict[str, Forward]:
+def open_forwards(bundle: Bundle, max_batch: int, threads: int, task: Task | None = None) -> dict[str, Forward]:
     """All rungs of a bundle anew, each run once. Raises as `open_ladder` does."""
-    return opened_all(bundle, bundle.probe(max_batch), threads)
+    return opened_all(bundle, bundle.probe(max_batch), threads, task)
 
 
 def time_passes(forwards: Mapping[str, Forward], rows: np.ndarray) -> dict[str, list[tuple[int, float]]]:

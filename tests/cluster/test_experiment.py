@@ -50,7 +50,7 @@ DIGITS = {"name": "digits", "data": {"source": {"kind": "digits"}}}
             "train.workers={mim: 1}", "train.workers.mim", "did you mean `min`?", id="key of a range of workers"
         ),
         pytest.param("train.workers={min: 3, max: 2}", "train.workers", "min 3 is above max 2", id="range upside down"),
-        pytest.param("serve.gpus_per_replica=1.5", "serve.gpus_per_replica", "a fraction of one", id="GPUs and a half"),
+        pytest.param("serve.gpus_per_replica=2.0", "serve.gpus_per_replica", "less than or equal to 1", id="two GPUs"),
         pytest.param("train", "--set", "write --set train.epochs=3", id="override without value"),
         pytest.param("name.x=1", "--set", "holds a value", id="override below a value"),
         pytest.param("name=[", "--set", "quote it", id="override that is not YAML"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cluster.config import Experiment
+from cluster.errors import TrimtabError
 from ladder import forms
 from ladder.variants import REFERENCE, ExportError
 from tasks.images import Images
@@ -126,6 +127,30 @@ def test_a_network_that_the_task_builds_otherwise_or_that_answers_nan_has_no_for
         forms.export_torch(torch.nn.Sequential(Undecided()), ENCODING, made)
     with pytest.raises(ExportError, match="NaN"):
         forms.export_plain(broken, ENCODING, made)
+
+
+def test_weights_of_another_network_are_one_sentence() -> None:
+    made = task()
+    variant, data, _ = forms.export_plain(made.network(ENCODING), ENCODING, made)
+
+    with pytest.raises(TrimtabError, match="builds another network than these weights are of"):
+        forms.opened(variant, data, task(Images), ENCODING)
+    with pytest.raises(TrimtabError, match="builds another network"):
+        forms.opened("torch-views-fp32", data, made, ENCODING)
+
+
+def test_a_gpu_is_looked_for_where_replicas_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = task()
+    variant, data, _ = forms.export_plain(made.network(ENCODING), ENCODING, made)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    moved: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: moved.append(str(device)) or module)
+
+    forms.opened(variant, data, made, ENCODING)
+    with pytest.raises((AssertionError, RuntimeError)):  # there is none here after all
+        forms.opened(variant, data, task(serve={"gpus_per_replica": 1.0}), ENCODING)(ROWS)
+
+    assert moved == ["cpu", "cuda"]
 
 
 def test_a_file_that_is_no_safetensors_is_never_run() -> None:

@@ -454,7 +454,12 @@ def test_two_endpoints_live_side_by_side_on_their_routes(
             "cats", {"route": "/cats", "cpus_per_replica": 5.95}, "other endpoints hold 0", id="CPUs beside others"
         ),
         pytest.param("shades", {"route": ROUTE, "cpus_per_replica": 5.95}, "", id="its own are no others"),
-        pytest.param("cats", {"route": "/cats", "gpus_per_replica": 16.0}, "need 16 GPUs, and", id="GPUs"),
+        pytest.param(
+            "cats",
+            {"route": "/cats", "gpus_per_replica": 1.0, "replicas": {"min": 9, "max": 9}},
+            "need 9 GPUs, and",
+            id="GPUs",
+        ),
     ],
 )
 @pytest.mark.usefixtures("endpoint")

@@ -82,6 +82,7 @@ def test_an_impossible_envelope_is_refused_with_what_there_is(envelope: Envelope
     [
         pytest.param({}, None, id="all"),
         pytest.param({"objective": {"accuracy_at_least": 0.95}}, None, id="the best reaches the floor"),
+        pytest.param({"gpus_per_replica": 0.5}, "gpus_per_replica = 0.5: this version was made for none", id="GPU"),
         pytest.param(
             {"objective": {"accuracy_at_least": 0.96}},
             r"accuracy_at_least = 0\.96: no allowed rung reaches it on the validation .* onnx-fp32 \(0\.9500\)",

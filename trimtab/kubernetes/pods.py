@@ -24,6 +24,7 @@ SECURITY = {
     "runAsUser": 1000,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+GPU_NODES = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}  # often tainted against all others
 # What a cluster on one machine is started with too; the reasons stand there, in `cluster.head`.
 RAY_ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -111,6 +112,7 @@ def pod_spec(experiment: Experiment, container: str, pod: Pod, command: list[str
         "securityContext": {"fsGroup": 100, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [one],
         "volumes": _volumes(experiment.name, settings),
+        **({"tolerations": [GPU_NODES]} if pod.gpus else {}),
     }
 
 

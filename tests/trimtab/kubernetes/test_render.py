@@ -98,6 +98,7 @@ def test_replicas_on_gpus_get_pods_that_have_them() -> None:
     assert (group["minReplicas"], group["maxReplicas"]) == (2, 2)
     (container,) = group["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert [one["key"] for one in group["template"]["spec"]["tolerations"]] == ["nvidia.com/gpu"]
     assert served(objects)["deployments"][0]["ray_actor_options"] == {"num_cpus": 0.1, "num_gpus": 0.5}
     with pytest.raises(ConfigError, match=r"kubernetes.serve_pod.gpus.*serve.gpus_per_replica"):
         made(serve={"gpus_per_replica": 1.0})
