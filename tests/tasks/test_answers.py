@@ -199,9 +199,7 @@ def test_a_new_text_or_document_needs_no_new_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        pytest.param(
-            "answers.templates=nowhere.yaml", "answers.templates = 'nowhere.yaml': no such file", id="missing"
-        ),
+        pytest.param("answers.templates=nowhere.yaml", "/nowhere.yaml': no such file", id="missing"),
         pytest.param("answers.documents=pyproject.toml", "holds no .md", id="another kind of file"),
     ],
 )
