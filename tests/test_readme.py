@@ -77,7 +77,11 @@ def test_every_verb_named_is_one() -> None:
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", TEXT))
 def test_every_link_leads_somewhere(link: str) -> None:
-    assert (ROOT / link).exists()
+    path, _, heading = link.partition("#")
+    headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE) if heading else []
+
+    assert (ROOT / path).exists()
+    assert not heading or heading in [each.lower().replace(" ", "-") for each in headings]
 
 
 def _bash(command: str, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

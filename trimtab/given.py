@@ -18,6 +18,7 @@ from cluster.config import Experiment
 from cluster.errors import ConfigError, first_line
 
 MOST_NAME = 60  # characters of a key or a value in a sentence
+MOST_DEPTH = 64  # of settings within settings: what reads them calls itself for each
 
 
 def experiment(file: str, overrides: Iterable[str] = ()) -> Experiment:
@@ -50,8 +51,6 @@ def check(field: str, value: str, data: bytes) -> None:
     except yaml.reader.ReaderError as error:
         problem = f"has the character U+{error.character:04X}, which YAML does not allow"
         raise ConfigError(field, value, problem, "remove it") from None
-    except RecursionError:
-        raise ConfigError(field, value, "is nested too deeply", "close a bracket earlier") from None
     except Refused as error:
         raise ConfigError(field, value, error.problem, error.mend) from None
     except yaml.YAMLError:
@@ -67,7 +66,19 @@ class Refused(Exception):
 
 
 class Strict(yaml.SafeLoader):
-    """Raises Refused for a key that stands twice, and for a value that only looks like a date or a number."""
+    """Raises Refused for a key that stands twice, a value that only looks like a date or a number, and depth."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self._depth == MOST_DEPTH:
+            raise Refused("is nested too deeply", "close a bracket earlier")
+        self._depth += 1
+        try:
+            node: yaml.Node | None = super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Here each mapping still has its own keys alone: one that `<<` brings may be set again."""

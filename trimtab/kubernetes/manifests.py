@@ -23,7 +23,7 @@ def load(text: str, where: str) -> list[Manifest]:
     """The documents of a YAML text. Raises DataError for bad YAML, a key there twice, or one that is no mapping."""
     try:
         documents = [one for one in yaml.load_all(text, Strict) if one is not None]
-    except (yaml.YAMLError, Refused, RecursionError) as error:
+    except (yaml.YAMLError, Refused) as error:
         problem = f"is not strict YAML ({' '.join(str(error).split())[:200]})"
         raise DataError("manifest", where, problem, "mend the YAML") from error
     for one in documents:
