@@ -23,7 +23,6 @@ from cluster.registry import STABLE, Registry
 from cluster.store import Store
 from jobs import evaluate, gate, keys, labelled, relearn, train
 from jobs.keys import Keys
-from jobs.warm import give_way
 from ladder.bundle import Bundle, read_bundle
 from ladder.gate import reasons
 from tasks.dataset import Dataset, read_dataset
@@ -36,12 +35,11 @@ STEPS = 2  # of which this module says how far they are; training and evaluation
 
 
 def body(context: Context) -> dict[str, Any]:
-    """The step as `jobs.command` runs it, behind everything else that the machine does."""
+    """The step as `jobs.command` runs it."""
     import os
 
     import torch
 
-    give_way()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     order = find(context.store, context.experiment.name, context.order)
     return run(context.experiment, context.store, context.registry, order, context.progress)

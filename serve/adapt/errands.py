@@ -13,8 +13,8 @@ from cluster.session import Session
 from cluster.store import Store
 from cluster.submit import Job
 
-ENTRYPOINT = "python -m jobs.retrain - --order {order}"
-SETUP = "jobs.warm.give_way"  # in the job's workers too, Ray Data's and Ray Train's alike
+ENTRYPOINT = "python -m jobs.behind jobs.retrain - --order {order}"
+SETUP = "jobs.behind.give_way"  # in the job's workers too, Ray Data's and Ray Train's alike
 MOST_TRIES = 2
 MOST_WORDS = 300  # characters of what a job said last
 

@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 from cluster.store import Store
@@ -29,23 +25,3 @@ def test_a_network_begins_with_the_weights_that_fit(trained_digits: Path) -> Non
     assert all(torch.equal(tensor, load(good.read("weights"))[name]) for name, tensor in same.state_dict().items())
     assert num_other == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the scheduling class is Linux's")
-def test_a_process_gives_way_with_all_its_threads_and_what_it_starts() -> None:
-    code = """
-import os, subprocess, sys, threading
-from jobs import warm
-over = threading.Event()
-thread = threading.Thread(target=over.wait)
-thread.start()
-warm.give_way()
-asked = "import os; print(os.sched_getscheduler(0))"
-print(os.sched_getscheduler(0), os.sched_getscheduler(thread.native_id), flush=True)
-subprocess.run([sys.executable, "-c", asked])
-over.set()
-"""
-
-    said = subprocess.check_output([sys.executable, "-c", code], text=True)
-
-    assert said.split() == [str(os.SCHED_IDLE)] * 3
