@@ -26,7 +26,28 @@ def give_way() -> None:
             os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 
 
+def let_session_give_way() -> None:
+    """Let all of this process's session have what others leave, where the session is a job's own.
+
+    Linux may share processors among sessions first and among a session's processes then (autogroups): Ray makes a
+    session for each job, which would have as much as all replicas together, however idle what is in it. A session with
+    a terminal is a person's and stays as it is.
+    """
+    if os.getsid(0) in (os.getpid(), os.getppid()) and not _has_terminal():
+        with contextlib.suppress(OSError):  # it does not here
+            Path("/proc/self/autogroup").write_text("19")
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+    except OSError:
+        return False
+    return True
+
+
 if __name__ == "__main__":
     give_way()
+    let_session_give_way()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

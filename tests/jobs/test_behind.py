@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+GROUPS = Path("/proc/sys/kernel/sched_autogroup_enabled")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scheduling class is Linux's")
 
 
@@ -31,8 +32,21 @@ over.set()
 
 def test_a_module_is_run_behind_all_else_from_its_first_line(tmp_path: Path) -> None:
     (tmp_path / "late.py").write_text("import os, sys; print(__name__, sys.argv[1:], os.sched_getscheduler(0))")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
 
-    said = subprocess.check_output([sys.executable, "-m", "jobs.behind", "late", "-", "x"], text=True, env=environment)
+    assert behind(tmp_path, "late", "-", "x") == f"__main__ ['-', 'x'] {os.SCHED_IDLE}"
 
-    assert said.strip() == f"__main__ ['-', 'x'] {os.SCHED_IDLE}"
+
+@pytest.mark.skipif(
+    not GROUPS.exists() or GROUPS.read_text().strip() != "1", reason="sessions do not share processors here"
+)
+def test_a_jobs_session_gives_way_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text("print(open('/proc/self/autogroup').read())")
+
+    assert behind(tmp_path, "late").endswith("nice 19")
+
+
+def behind(folder: Path, *words: str) -> str:
+    """What a module says that is run as Ray runs a job: in a session of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    command = [sys.executable, "-m", "jobs.behind", *words]
+    return subprocess.check_output(command, text=True, env=environment, start_new_session=True).strip()
