@@ -65,9 +65,7 @@ class Figures:
     differences: Sequence[str] = ()  # in what answers look like
     num_nonfinite: int = 0  # rows with an answer that is not finite
     floor: float | None = None  # serve.objective.accuracy_at_least
-    rungs: Mapping[str, float] = field(
-        default_factory=dict
-    )  # accuracies on the validation split of those that may serve
+    rungs: Mapping[str, float] = field(default_factory=dict)  # that may serve: accuracy on the validation split
 
 
 def judge(figures: Figures, rules: Gate) -> list[Check]:

@@ -22,7 +22,8 @@ from tasks.task import Task, load_task
 
 def executable(bundle: Bundle) -> tuple[str, ...]:
     """The variants a replica can run, most accurate first."""
-    return tuple(role for role in bundle.variants if role in kept(bundle))
+    have = kept(bundle)
+    return tuple(role for role in bundle.variants if role in have)
 
 
 def kept(bundle: Bundle) -> tuple[str, ...]:
@@ -51,12 +52,12 @@ def opened_all(bundle: Bundle, rows: np.ndarray, threads: int, task: Task | None
         have = ", ".join(bundle.variants) or "none"
         raise NotFoundError(f"bundle {bundle.key} has no variant that can be served (variants: {have})")
     task = task or load_task(bundle.experiment, functools.cache(bundle.file))
-    return {variant: _opened(bundle, variant, rows, task, threads) for variant in variants}
-
-
-def _opened(bundle: Bundle, variant: str, rows: np.ndarray, task: Task, threads: int) -> Forward:
-    """One rung, run at both ends, so that no request pays for the runtime's first allocations."""
     width = task.output_spec(bundle.encoding).shape[1]
+    return {variant: _opened(bundle, variant, rows, width, task, threads) for variant in variants}
+
+
+def _opened(bundle: Bundle, variant: str, rows: np.ndarray, width: int, task: Task, threads: int) -> Forward:
+    """One rung, run at both ends, so that no request pays for the runtime's first allocations."""
     try:
         predictor = open_one(bundle, variant, task, threads)
         outputs = [predictor(rows[:1]), predictor(rows)]

@@ -37,7 +37,9 @@ def run(experiment: Experiment, screen: Screen, context: str | None, overlay: st
         TrimtabError: the training failed, in its own words.
         DeadlineError: pods or the endpoint did not come up.
     """
-    objects = objects_of(experiment, None, overlay)
+    objects, data = objects_of(experiment, None, overlay), _data(experiment)
+    (job,) = _part(objects, "training")
+    job["metadata"].setdefault("annotations", {})[INPUTS] = _inputs(experiment, job, data)
     _refuse_findings(objects)
     if dry_run:
         placeholder = Version("KNOWN-AFTER-THE-TRAINING", 0)
@@ -50,7 +52,7 @@ def run(experiment: Experiment, screen: Screen, context: str | None, overlay: st
     server, say = Server.connect(context), _words(screen)
     _prepare(server, experiment, objects, say)
     with screen:
-        version = _train(server, _part(objects, "training")[0], screen, sees_data=_data(experiment) is not None)
+        version = _train(server, job, screen, sees_data=data is not None)
     served = objects_of(experiment, version, overlay)
     for one in _part(served, "serving") + _part(served, "schedule"):
         server.apply(one)
@@ -62,17 +64,14 @@ def run(experiment: Experiment, screen: Screen, context: str | None, overlay: st
 
 
 def objects_of(experiment: Experiment, version: Version | None, overlay: str | None) -> list[Manifest]:
-    """What is applied, without the cluster that stays and the training's inputs noted on its job."""
+    """What is applied, without the cluster that stays."""
     files = verbs.files(experiment, version, overlay)
-    objects = [one for file in files.values() for one in file if verbs.part(one) != "cluster"]
-    for one in _part(objects, "training"):
-        one["metadata"].setdefault("annotations", {})[INPUTS] = _inputs(experiment, one)
-    return objects
+    return [one for file in files.values() for one in file if verbs.part(one) != "cluster"]
 
 
-def _inputs(experiment: Experiment, job: Manifest) -> str:
+def _inputs(experiment: Experiment, job: Manifest, data: str | None) -> str:
     shown = experiment.model_dump(mode="json", exclude={"kubernetes", "serve"}, exclude_defaults=True)
-    return fingerprint(shown, job["spec"], _data(experiment))
+    return fingerprint(shown, job["spec"], data)
 
 
 def _data(experiment: Experiment) -> str | None:
