@@ -24,13 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("TRIMTAB_DATA", ROOT.parent / "shared" / "data"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, all that need the cluster share one of them, and so the one cluster."""
-    for item in items:
-        needs_cluster = "cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("cluster" if needs_cluster else item.nodeid.split("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A TRIMTAB_HOME for the run: nothing of the user's own is read or touched."""
