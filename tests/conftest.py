@@ -1,4 +1,4 @@
-"""What the whole run shares: one cluster with its home and store, and the data sets beside the checkout."""
+"""What a process shares that runs tests: one cluster with its home and store, and the data sets beside the checkout."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATA = Path(os.environ.get("TRIMTAB_DATA", ROOT.parent / "shared" / "data"))
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A TRIMTAB_HOME for the run: nothing of the user's own is read or touched."""
+    """A TRIMTAB_HOME for the process: nothing of the user's own is read or touched."""
     path = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_HOME", str(path))
@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def cluster(home: Path) -> Iterator[Session]:
-    """A real cluster, as `trimtab up` makes it, shared by the whole run."""
+    """A real cluster, as `trimtab up` makes it, shared by all tests of the process."""
     made = session.up("tests", num_cpus=6, store=str(home / "store"))
     yield made
     session.down("tests")
