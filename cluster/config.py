@@ -457,7 +457,8 @@ class Tune(Section):
     target: float | None = None
     """Stop as soon as a trial's metric reaches this."""
     parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Trials at a time; by default as many as the cluster's cores or GPUs have room for."""
+    """Trials at a time; by default as many as three quarters of the cluster's CPUs, no more than it has cores, or its
+    GPUs have room for."""
     workers: Annotated[int, Field(ge=1, le=1024)] = 1
     """Workers of each trial: trials side by side use cores better than workers that wait for each other."""
     refit: Literal["train", "train_and_validation"] = "train"
@@ -488,7 +489,8 @@ class Ladder(Section):
     student: bool = True
     """Also train the task's smaller networks on the answers of the trained one."""
     student_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
-    """Most steps of `train.batch_size` rows that a student is trained for; fewer where the training has fewer."""
+    """Most steps of `train.batch_size` rows that a student is trained for; fewer, but 300, where the training
+    has fewer."""
 
 
 class Objective(Section):
@@ -649,7 +651,8 @@ class Alerts(Section):
     least_rise: Share = 0.05
     """A surge is also at least so much above the usual share: with very many events, less is sure and means nothing."""
     cooldown: Duration = 1800.0
-    """After an alert has ended, how long its rule says nothing new of the topic."""
+    """After an alert has ended, how long its rule says nothing new of the topic; after a drift, which has no end, from
+    the alert on."""
     silence: Duration = 600.0
     """No shorter silence is an alert, whatever the topic's own gaps are."""
     max_topics: Annotated[int, Field(ge=1, le=10_000)] = 256
@@ -769,7 +772,7 @@ class Gate(Section):
     max_calibration_loss: Share = 0.05
     """Rise of the expected calibration error on the test split."""
     max_slowdown: Annotated[float, Field(ge=1.0)] = 1.5
-    """Times as long for a row or a full batch, with the most accurate rung."""
+    """Times as long for a row or a full batch, with the most accurate rung or any other that both versions have."""
     max_growth: Annotated[float, Field(ge=1.0)] = 2.0
     """Times as many bytes."""
 

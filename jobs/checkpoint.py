@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 STATE, DIGEST, OWNER, INLINE = "state.pt", "state.sha256", "owner", "inline.pt"
+DIGEST_CHARS = 64  # of a sha256 in hexadecimal
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's
 _VALIDATIONS = tuple(
     f"{outcome}_checkpoint_dir_names" for outcome in ("validated", "timed_out_validation", "failed_validation")
@@ -111,13 +112,13 @@ def load(folder: Path) -> tuple[dict[str, Any], Course]:
 
 
 def keep(store: Store, key: str, parts: dict[str, Any], course: Course) -> None:
-    """As `save`, whole and over the one before, for a training that Ray Train does not drive.
+    """As `save`, its sha256 before it, whole and over the last, for a training that Ray Train does not drive.
 
     Raises StoreError when the store does not take it; the one before stays.
     """
     data = _bytes(parts, course)
     store.check_room(len(data))
-    store.put(f"checkpoints/{key}/{INLINE}", data)
+    store.put(f"checkpoints/{key}/{INLINE}", sha256(data).encode() + data)
 
 
 def kept(store: Store, key: str) -> tuple[dict[str, Any], Course] | None:
@@ -126,7 +127,7 @@ def kept(store: Store, key: str) -> tuple[dict[str, Any], Course] | None:
     if data is None:
         return None
     with tempfile.TemporaryDirectory() as made:
-        (Path(made) / STATE).write_bytes(data)
+        (Path(made) / STATE).write_bytes(data[DIGEST_CHARS:])
         return load(Path(made))
 
 
@@ -155,8 +156,8 @@ def claim(store: Store, key: str, fingerprint: str) -> None:
     Raises CheckpointError when there are some of another.
     """
     system, path = store.within(f"checkpoints/{key}")
-    found, has_some = store.get(f"checkpoints/{key}/{OWNER}"), store.get(f"checkpoints/{key}/{SNAPSHOT}") is not None
-    if has_some and found is not None and found.decode() != fingerprint:
+    found = store.get(f"checkpoints/{key}/{OWNER}")
+    if is_there(store, key) and found is not None and found.decode() != fingerprint:
         raise CheckpointError(
             f"the checkpoints in {storage_path(store, key)} are of another model or other settings and cannot be gone "
             "on from; remove that folder to begin anew, or train with the settings they were made with"
@@ -171,11 +172,15 @@ def is_there(store: Store, key: str) -> bool:
 
 
 def pass_over_damaged(store: Store, key: str) -> str:
-    """Take damaged checkpoints out of the run's snapshot, so that it goes on from the newest whole one.
+    """Take away what is damaged among the run's checkpoints, so that it goes on from the newest whole one.
 
     Says what was found, in a sentence; empty when nothing was wrong.
     """
     system, path = store.within(f"checkpoints/{key}")
+    alone = store.get(f"checkpoints/{key}/{INLINE}")
+    if alone is not None and sha256(alone[DIGEST_CHARS:]).encode() != alone[:DIGEST_CHARS]:
+        system.delete_file(f"{path}/{INLINE}")
+        return "the checkpoint is damaged and passed over; there is none before it, training begins anew"
     data = store.get(f"checkpoints/{key}/{SNAPSHOT}")
     if data is None:
         return ""

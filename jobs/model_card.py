@@ -14,6 +14,7 @@ import numpy as np
 
 from cluster.config import Experiment, Train
 from tasks.dataset import SPLITS, Dataset
+from tasks.task import load_task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ def text(
         _recipe(experiment, trained),
         _results(trained, metrics, ladder),
         _ladder(ladder),
-        *([_classes(metrics), _limits(dataset, metrics)] if "classes" in metrics else []),
+        *([_classes(metrics), _limits(experiment, dataset, metrics)] if "classes" in metrics else []),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -143,7 +144,7 @@ def _recipe(experiment: Experiment, trained: dict[str, Any]) -> str:
         f"augmentation `{recipe.augment}`, {_beside(recipe)}"
         f"seed {experiment.seed}, {_workers(recipe)}. "
         f"{trained['epochs']} of at most {recipe.epochs} epochs ({trained['over']}); the weights are those of epoch "
-        f"{trained['best_epoch'] + 1}, the best on the validation split. "
+        f"{trained['best_epoch'] + 1}, the {'best on the validation split' if recipe.rows == 'train' else 'last'}. "
         f"{num_rows:,} rows in {seconds:.1f} s, {trained['cpu_s']:.1f} CPU-seconds on the workers. "
         "![Learning curve](learning.png)" + _origin(trained.get("origin") or {})
     )
@@ -225,14 +226,17 @@ def _classes(metrics: dict[str, Any]) -> str:
     return f"{title}\n\n| class | precision | recall | F1 | rows |\n|---|---|---|---|---|\n" + "\n".join(lines)
 
 
-def _limits(dataset: Dataset, metrics: dict[str, Any]) -> str:
+def _limits(experiment: Experiment, dataset: Dataset, metrics: dict[str, Any]) -> str:
     weakest, figures = min(metrics["classes"].items(), key=lambda item: item[1]["f1"])
+    knows = f"It knows {len(dataset.encoding.labels)} labels and "
+    if load_task(experiment, dataset.file).outside is None:
+        knows += "gives one of them to every input, also to one that is none of them."
+    else:
+        knows += "says of an input that is like none of them that it is outside, which it does not always see."
+    scaled = " Inputs of another size are scaled, which blurs or distorts them." if experiment.task == "images" else ""
     return (
-        "## Limits\n\n"
-        f"It knows {len(dataset.encoding.labels)} labels and gives one of them to every input, also to one that is "
-        f"none of them. The figures hold for inputs like the test rows; its weakest class there is "
-        f"{_escaped(weakest)} (F1 {figures['f1']:.4f}). Small classes have uncertain figures. Inputs of another size "
-        "are scaled, which blurs or distorts them."
+        f"## Limits\n\n{knows} The figures hold for inputs like the test rows; its weakest class there is "
+        f"{_escaped(weakest)} (F1 {figures['f1']:.4f}). Small classes have uncertain figures.{scaled}"
     )
 
 

@@ -7,6 +7,7 @@ is told when its own is on the disk. What is made of it is in `cluster.feedback`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from dataclasses import dataclass, replace
@@ -84,6 +85,9 @@ def _value(kind: Kind, value: Any, field: str, model: Model) -> str:
             shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
             raise refusal(422, field, text, "is no label of this model", f"it knows {shown}")
         return text
+    if kind == "label" and isinstance(value, str):  # as a CSV file has it
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise refusal(422, field, value, "is not a number", "send a finite number")
     if kind == "rating" and not 0.0 <= value <= 1.0:

@@ -23,8 +23,10 @@ _ERRORS = {
     "415": "a content type this path does not take",
     "422": "a body that is not what its content type says, or cannot be used",
     "429": "the queue is full, or the token is over its rate; the header retry-after says when to come again",
+    "503": "it cannot be kept now; the header retry-after says when to come again",
     "504": "no answer within the deadline",
 }
+_ASKED = tuple(status for status in _ERRORS if status not in ("409", "503"))  # for an answer of the model
 
 _TIME = {
     "x-deadline-ms": "milliseconds from the request's arrival after which the answer is of no use; may only shorten "
@@ -121,7 +123,7 @@ def _predict(model: Model) -> dict[str, Any]:
         "summary": "The answer to one body, or to each of `instances`",
         "parameters": _headers(),
         "requestBody": {"required": True, "content": content},
-        "responses": _responses("Prediction", tuple(_ERRORS)),
+        "responses": _responses("Prediction", _ASKED),
     }
 
 
@@ -139,14 +141,14 @@ def _infer(spec: TensorSpec, *more: dict[str, Any]) -> dict[str, Any]:
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             },
         },
-        "responses": _responses("InferResponse", tuple(status for status in _ERRORS if status != "422")),
+        "responses": _responses("InferResponse", _ASKED),
     }
 
 
 def _feedback() -> dict[str, Any]:
     word = {"request_id": "the answer's", "label": "the right one"}
     schema = {"type": "object"}
-    responses = _responses(None, ("400", "401", "413", "422"))
+    responses = _responses(None, ("400", "401", "403", "404", "413", "415", "422", "429", "503"))
     return {
         "summary": "What was right, how good it was (rating, 0 to 1) or what came of it (outcome), of an answer by its "
         "request id and, of several, its row; kept when the answer is 202",
@@ -160,7 +162,7 @@ def _feedback() -> dict[str, Any]:
 
 def _retrain() -> dict[str, Any]:
     answer = {"202": {"description": "kept, and ordered when cooldown and budget allow it"}}
-    errors = _responses(None, ("401", "403", "404", "409", "429"))
+    errors = _responses(None, ("401", "403", "404", "409", "413", "429", "503"))
     errors.pop("200")
     summary = "Ask for a retraining; the token's role is operate or more, and the body means nothing"
     return {"summary": summary, "responses": answer | errors}

@@ -141,17 +141,20 @@ def _bounds(entries: Sequence[Entry], overrides: Sequence[str]) -> Bounds:
     names = {"cooldown": "cooldown_s", "dwell": "dwell_s", "replica_cooldown": "replica_cooldown_s",
              "patience": "patience_s", "actions_per_minute": "actions_per_minute"}  # fmt: skip
     tree = recorded.to_json()
+    section = {name: f"{tree[bound]}s" if bound.endswith("_s") else tree[bound] for name, bound in names.items()}
     for text in overrides:
         key, equals, value = text.partition("=")
         name = key.removeprefix("adapt.")
         if not equals or not key.startswith("adapt.") or name not in names:
             known = ", ".join(f"adapt.{name}" for name in names)
             raise UserError("--set", text, "is no setting that a replay can change", f"known are {known}")
-        try:
-            tree[names[name]] = getattr(Adapt.model_validate({name: _value("--set", text, value)}), name)
-        except ValidationError as error:
-            raise UserError("--set", text, error.errors(include_url=False)[0]["msg"], "mend it") from None
-    return Bounds.from_json(tree)
+        section[name] = _value("--set", text, value)
+    try:
+        found = Adapt.model_validate(section)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise UserError("--set", " ".join(overrides), problem, "mend it") from None
+    return Bounds.from_json(tree | {bound: getattr(found, name) for name, bound in names.items()})
 
 
 # The live view

@@ -203,7 +203,9 @@ def _resumed(experiment: Experiment, book: Ledger, lines: Lines, screen: Screen)
 
 
 def line(entry: dict[str, Any]) -> str:
-    """One alert for a log."""
+    """One alert for a log; of a message that cannot be read, what it is called."""
+    if "state" not in entry:
+        return f"{entry['key']}: {entry['words']}"
     end = "" if entry["state"] == "raised" else " ended"
     return f"{clock(entry['at'])}  {entry['rule']}{end}  {entry['topic']}: {entry['words']}"
 

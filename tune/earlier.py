@@ -36,10 +36,13 @@ def trials(store: Store, experiment: Experiment, dataset: str, space: Space) -> 
     code = code_version(experiment, *TRAIN_CODE)
     for key in store.keys("searches"):
         manifest = store.manifest("searches", key)
-        before = parse(manifest["experiment"])
-        if before.name != experiment.name or manifest["dataset"] != dataset or before.tune is None:
+        if manifest["dataset"] != dataset or manifest.get("code") != code:
             continue
-        if manifest.get("code") != code:
+        try:
+            before = parse(manifest["experiment"])
+        except ConfigError:  # with settings that this Trimtab does not know any more
+            continue
+        if before.name != experiment.name or before.tune is None:
             continue
         if before.tune.algorithm == "pbt" or before.tune.metric != experiment.tune.metric:
             continue

@@ -23,7 +23,8 @@ REFUSED = {
     "early_stopping": "it is a section; set train.early_stopping instead",
     "rows": "set tune.refit instead",
     **dict.fromkeys(
-        ("device", "max_failures", "keep_checkpoints", "checkpoint_every", "collective_timeout"), "leave it away"
+        ("device", "wait", "max_failures", "keep_checkpoints", "checkpoint_every", "collective_timeout"),
+        "leave it away",
     ),
 }
 _SECTIONS: dict[str, type[Section]] = {"train": Train, "model": Model}

@@ -178,7 +178,7 @@ def _is_strange(state: State) -> bool:
 
 
 def _waits_for_person(state: State, rules: Rules) -> bool:
-    return not rules.automatic and state.step >= len(rules.steps) - 1
+    return not rules.automatic and state.phase == "canary" and state.step >= len(rules.steps) - 1
 
 
 def _promotion(state: State, serving: int | None, heard: Heard | None) -> State:

@@ -46,7 +46,7 @@ class Course:
         self._before: dict[str, float] = {}  # p of each test of the window before
         self._change: tuple[float, float, int] | None = None  # found by ADWIN, and not yet spoken of
         self._surge: Surge | None = None
-        self._quiet_until: dict[str, float] = {}  # by rule: no alert that begins earlier
+        self._quiet_until: dict[str, float] = {}  # by rule: no alert before
 
     @property
     def is_alarmed(self) -> bool:
@@ -70,6 +70,8 @@ class Course:
         allowed = gaps.allowed_s(rules.silence, rules.window, rules.false_alarms)
         if allowed is None or gaps.last is None or gaps.alert or now - gaps.last <= allowed:
             return []
+        if now < self._quiet_until.get("silence", now):
+            return []  # it is said later, if it lasts
         usual = gaps.total_s / gaps.num
         words = f"no event for {span(now - gaps.last)}; one came every {span(usual)}, the longest gap expected is "
         evidence = {"last_event": gaps.last, "mean_gap_s": usual, "allowed_s": allowed, "gaps": int(gaps.num)}
@@ -84,6 +86,7 @@ class Course:
         words = "events again" if last is None else f"events again after {span(time - last)}"
         found = ended(self.gaps.alert, "silence", self.topic, time, words, {"last_event": last})
         self.gaps.alert = None
+        self._quiet_until["silence"] = time + self._rules.cooldown
         return [found]
 
     # Windows

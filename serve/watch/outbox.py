@@ -137,5 +137,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return {"key": path.stem, "words": "cannot be read"}
+        found = None
     return found if isinstance(found, dict) else {"key": path.stem, "words": "cannot be read"}

@@ -181,6 +181,26 @@ def test_checkpoints_of_another_model_are_refused_in_one_sentence(store: Store):
         checkpoint.claim(store, "key", "another")
 
 
+def test_a_damaged_checkpoint_of_a_training_alone_is_passed_over_aloud(store: Store):
+    checkpoint.keep(store, "key", {"model": {"w": torch.tensor(1.0)}}, Course(stale=3))
+    assert checkpoint.pass_over_damaged(store, "key") == ""
+    path = f"checkpoints/key/{checkpoint.INLINE}"
+    data = store.get(path) or b""
+
+    store.put(path, data[:-1])
+
+    assert "damaged and passed over" in checkpoint.pass_over_damaged(store, "key")
+    assert checkpoint.kept(store, "key") is None
+
+
+def test_one_of_another_model_is_refused_whoever_kept_it(store: Store):
+    checkpoint.claim(store, "key", "mine")
+    checkpoint.keep(store, "key", {}, Course())
+
+    with pytest.raises(CheckpointError, match="are of another model or other settings"):
+        checkpoint.claim(store, "key", "another")
+
+
 def test_an_object_store_with_parameters_keeps_checkpoints_where_ray_looks_for_them(tmp_path: Path):
     store = Store(f"file://{tmp_path}/bucket?endpoint_override=localhost:9000")
     checkpoint.claim(store, "key", "mine")

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 
 from cluster.config import Train
+from cluster.experiment import parse
 from jobs import model_card
+from tasks.dataset import Dataset
+from tasks.task import Encoding
 
 
 @pytest.mark.parametrize("with_validation", [True, False])
@@ -32,3 +37,23 @@ def test_a_card_says_what_not_every_training_does() -> None:
     assert model_card._beside(special) == (
         "gradients clipped to norm 2, weights averaged with decay 0.99, labels weighed by their rarity, "
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "says", "says_not"),
+    [
+        pytest.param("images", ("gives one of them to every input", "are scaled"), "outside", id="images"),
+        pytest.param("sentiment", ("gives one of them to every input",), "are scaled", id="texts"),
+        pytest.param("answers", ("like none of them that it is outside",), "every input", id="with a way out"),
+    ],
+)
+def test_the_limits_are_those_of_the_task(task: str, says: tuple[str, ...], says_not: str) -> None:
+    source = {"kind": "csv", "path": "a.csv", "input": "text", "label": "label"}
+    experiment = parse({"name": "small", "task": task, "data": {"source": source}})
+    dataset = Mock(Dataset, encoding=Mock(Encoding, labels=("a", "b")), file=Mock())
+
+    words = model_card._limits(experiment, dataset, {"classes": {"a": {"f1": 0.5}, "b": {"f1": 0.75}}})
+
+    assert all(each in words for each in says)
+    assert says_not not in words
+    assert "weakest class there is a (F1 0.5000)" in words

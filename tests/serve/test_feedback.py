@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -59,6 +60,17 @@ def test_a_word_becomes_a_row(core: Core, tree: Any, kind: str, value: str) -> N
     assert (row["request_id"], row["kind"], row["value"]) == ("a", kind, value)
     assert (row["client"], row["role"], row["received_ns"]) == ("ann", "operate", 7)
     assert row["row"] == tree.get("row", 0)
+
+
+@pytest.mark.parametrize(("said", "kept"), [(213.5, "213.5"), ("213.5", "213.5"), ("nan", None), ("much", None)])
+def test_a_right_value_may_be_text_as_a_csv_file_has_it(said: Any, kept: str | None) -> None:
+    model: Any = SimpleNamespace(task=SimpleNamespace(targets="value"))
+    body, by = json.dumps({"request_id": "a", "label": said}).encode(), feedback.Said("ann", "operate", 7)
+    if kept is None:
+        with pytest.raises(RequestError, match="is not a number"):
+            feedback.read(body, model, by)
+    else:
+        assert feedback.read(body, model, by)[0]["value"] == kept
 
 
 def test_of_two_words_about_one_answer_in_one_list_the_later_is_the_latest(core: Core) -> None:

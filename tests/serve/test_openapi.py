@@ -39,6 +39,16 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
+def test_statuses_are_those_that_a_path_answers(document: dict[str, Any]) -> None:
+    statuses = {path.rsplit("/", 1)[1]: set(verbs["post"]["responses"]) for path, verbs in document["paths"].items()
+                if "post" in verbs}  # fmt: skip
+
+    assert statuses["predict"] == statuses["infer"]
+    assert "422" in statuses["infer"]
+    assert "409" not in statuses["predict"]
+    assert {"202", "403", "404", "429", "503"} <= statuses["feedback"]
+
+
 @pytest.mark.parametrize(
     ("verb", "body", "request_schema", "schema"),
     [

@@ -119,6 +119,11 @@ def test_the_place_of_a_record_may_have_parameters(recorded: Path, tmp_path: Pat
     assert found["ticks"] == 300
 
 
+def test_other_settings_are_held_against_the_recorded_ones(recorded: Path) -> None:
+    with pytest.raises(UserError, match=r"^--set = 'adapt.cooldown=9s adapt.dwell=8s': cooldown 9.0s is above dwell"):
+        adaptation.replayed(str(recorded), ["adapt.cooldown=9s", "adapt.dwell=8s"])
+
+
 def test_other_settings_say_what_would_differ(recorded: Path) -> None:
     found = adaptation.replayed(str(recorded), ["adapt.cooldown=5s"])
 

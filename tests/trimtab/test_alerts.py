@@ -40,6 +40,9 @@ def test_alerts_are_listed_by_topic_and_time_and_those_no_webhook_got(
     assert listed("--undelivered") == ["banks", "oil"]
     words = run.invoke(app, ["alerts", file, "--undelivered", "--store", store.uri]).stdout
     assert "2001-09-09 01:46:40Z  surge  banks: words of banks  (waiting)" in words
+    next((folder / "outbox" / "waiting").iterdir()).write_text("{")
+    words = run.invoke(app, ["alerts", file, "--undelivered", "--store", store.uri], catch_exceptions=False).stdout
+    assert "cannot be read  (waiting)" in words
 
 
 def test_to_send_again_needs_a_webhook(store: Store, experiment_file: Callable[..., Path]) -> None:

@@ -231,6 +231,9 @@ def test_a_search_begins_with_what_an_earlier_one_of_the_same_settings_found(
     assert len(known) == 4
     assert [earlier.trials(shared, other, "digits", space_of(other)) for other in others] == [[], [], []]
     assert earlier.trials(shared, more, "another", space_of(more)) == []
+    with monkeypatch.context() as patch:  # it was made with settings that there are no more
+        patch.setattr(earlier, "parse", lambda found: parse({**found, "gone": 1}))
+        assert earlier.trials(shared, more, "digits", space_of(more)) == []
     monkeypatch.setattr(earlier, "code_version", lambda *_: "of code that trains otherwise")
     assert earlier.trials(shared, more, "digits", space_of(more)) == []
 

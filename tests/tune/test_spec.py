@@ -82,6 +82,7 @@ WIDTH = {"width": {"uniform": [1.0, 2.0], "when": {"network": "small"}}}
         pytest.param({"learning_rate": {"log": [1e-4, 100]}}, "less than or equal to 10", id="out of bounds"),
         pytest.param({"augment": {"choice": []}}, "is not a list of values", id="no choice"),
         pytest.param({"augment": {"choice": ["none", "none"]}}, "the same choice twice", id="twice"),
+        pytest.param({"wait": {"choice": ["1m", "2m"]}}, "cannot be searched over", id="how long to wait"),
         pytest.param({"augment": {"choice": ["none", "shfit"]}}, "is no augmentation; use none", id="typo"),
         pytest.param({"augment": {"choice": [["none"]]}}, "no single value", id="a list in the list"),
         pytest.param({**RATE, "train.learning_rate": {"log": [1e-3, 1e-2]}}, "stands there twice", id="two names"),

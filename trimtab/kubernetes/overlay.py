@@ -40,7 +40,10 @@ EXAMPLE = Names()
 
 def find(overlay: str) -> Path:
     """The folder of one of our overlays by its name, or of anybody's by its path. Raises UserError."""
-    folder = ROOT / "overlays" / overlay if re.fullmatch(r"[a-z-]+", overlay) else Path(overlay)
+    ours = ROOT / "overlays" / overlay
+    folder = (
+        ours if re.fullmatch(r"[a-z-]+", overlay) and (ours.is_dir() or not Path(overlay).is_dir()) else Path(overlay)
+    )
     kustomization(folder)
     return folder
 

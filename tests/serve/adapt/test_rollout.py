@@ -186,6 +186,12 @@ def test_for_want_of_requests_it_is_taken_back() -> None:
     assert traffic.ticks == pytest.approx(20 / TICK_S, abs=2)
 
 
+def test_one_step_that_is_not_automatic_waits_for_a_person_and_not_for_requests() -> None:
+    traffic = Traffic(rules=replace(RULES, steps=(0.5,), automatic=False, patience=20.0), rate=0.0)
+
+    assert traffic.until("taken back", most_s=60.0).phase == "taken back"
+
+
 def test_where_it_is_not_automatic_the_last_step_waits_for_a_person_as_long_as_it_takes() -> None:
     traffic = Traffic(rules=replace(RULES, automatic=False, patience=200.0))
     traffic.until("promoting", "taken back", most_s=300.0)

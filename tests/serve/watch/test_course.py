@@ -157,3 +157,14 @@ def test_silence_is_raised_once_and_ends_with_the_next_event(course: Course) -> 
     assert (raised.rule, raised.state) == ("silence", "raised")
     assert raised.evidence["mean_gap_s"] == pytest.approx(10.0)
     assert [(alert.id, alert.rule, alert.state) for alert in ended] == [(raised.id, "silence", "ended")]
+
+
+def test_after_a_silence_the_next_one_is_said_later_if_it_lasts(course: Course) -> None:
+    windows(course, [8] * 3)
+    last = 4 * 600.0
+    course.silence(last - 1.0)
+    ended = window(course, 4, 0, 1)
+
+    assert [alert.state for alert in ended] == ["ended"]
+    assert course.silence(last + RULES.cooldown - 1.0) == []
+    assert [alert.rule for alert in course.silence(last + RULES.cooldown)] == ["silence"]

@@ -208,3 +208,12 @@ def test_a_patch_of_what_is_not_there_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(Exception, match="/spec/nothing"):
         overlay.build(tmp_path)
+
+
+def test_a_folder_of_ones_own_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/kustomization.yaml").write_text("resources: []\n")
+
+    assert overlay.find("mine") == Path("mine")
+    assert overlay.find("local") == overlay.ROOT / "overlays" / "local"
