@@ -231,6 +231,6 @@ def test_what_a_client_asks_for_becomes_a_job_and_its_end_is_in_the_history(
     rows = history.ledger(store, NAME).read().to_pylist()
     events = [row["event"] for row in rows if row["order"] == order.id]
     assert (events[0], events[-1]) == ("ordered", "failed")
-    notes = [entry["words"] for entry in read_last(mailbox.journal(folder)).entries if entry["kind"] == "note"]
+    notes = [entry["words"] for entry in read(mailbox.journal(folder)).entries if entry["kind"] == "note"]
     assert any(words.startswith("a retraining is ordered by webhook: asked for by client") for words in notes)
     assert orders.asked(store, NAME) == []
