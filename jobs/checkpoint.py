@@ -168,7 +168,7 @@ def claim(store: Store, key: str, fingerprint: str) -> None:
 
 def is_there(store: Store, key: str) -> bool:
     """Whether a training has kept a checkpoint under the key."""
-    return any(store.get(f"checkpoints/{key}/{name}") is not None for name in (SNAPSHOT, INLINE))
+    return not {SNAPSHOT, INLINE}.isdisjoint(store.names(f"checkpoints/{key}"))
 
 
 def pass_over_damaged(store: Store, key: str) -> str:
@@ -176,11 +176,20 @@ def pass_over_damaged(store: Store, key: str) -> str:
 
     Says what was found, in a sentence; empty when nothing was wrong.
     """
+    return "; ".join(said for said in (_without_damaged_inline(store, key), _without_damaged(store, key)) if said)
+
+
+def _without_damaged_inline(store: Store, key: str) -> str:
+    data = store.get(path := f"checkpoints/{key}/{INLINE}")
+    if data is None or sha256(data[DIGEST_CHARS:]).encode() == data[:DIGEST_CHARS]:
+        return ""
+    store.remove(path)
+    return "the checkpoint is damaged and passed over; there is none before it, training begins anew"
+
+
+def _without_damaged(store: Store, key: str) -> str:
+    """Of those that Ray Train's snapshot names."""
     system, path = store.within(f"checkpoints/{key}")
-    alone = store.get(f"checkpoints/{key}/{INLINE}")
-    if alone is not None and sha256(alone[DIGEST_CHARS:]).encode() != alone[:DIGEST_CHARS]:
-        system.delete_file(f"{path}/{INLINE}")
-        return "the checkpoint is damaged and passed over; there is none before it, training begins anew"
     data = store.get(f"checkpoints/{key}/{SNAPSHOT}")
     if data is None:
         return ""

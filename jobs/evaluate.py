@@ -128,7 +128,7 @@ def _write(
         files["sample"], metrics["sample_label"] = sample
     files["ladder"] = ("ladder.png", model_card.ladder_picture(table))
     files["learning"] = ("learning.png", learning_curve.picture(history, trained["best_epoch"]))
-    card = model_card.text(experiment, dataset, trained, metrics, table)
+    card = model_card.text(task, dataset, trained, metrics, table)
     files["card"] = ("card.md", card.encode())
     write_bundle(
         store,

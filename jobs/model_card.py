@@ -14,7 +14,7 @@ import numpy as np
 
 from cluster.config import Experiment, Train
 from tasks.dataset import SPLITS, Dataset
-from tasks.task import load_task
+from tasks.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,17 +23,16 @@ NAMES = {"macro_f1": "macro F1", "calibration_error": "expected calibration erro
 SHOWN_CLASSES = 50  # beyond that tables and pictures stop being readable
 
 
-def text(
-    experiment: Experiment, dataset: Dataset, trained: dict[str, Any], metrics: dict[str, Any], ladder: dict[str, Any]
-) -> str:
+def text(task: Task, dataset: Dataset, trained: dict[str, Any], metrics: dict[str, Any], ladder: dict[str, Any]) -> str:
     """The card; `trained` is the run's manifest, `metrics` the task's, `ladder` the bundle's."""
+    experiment = task.experiment
     parts = [
         f"# {experiment.name}\n\nA model made by Trimtab from the experiment `{experiment.name}`.",
         _data(experiment, dataset),
         _recipe(experiment, trained),
         _results(trained, metrics, ladder),
         _ladder(ladder),
-        *([_classes(metrics), _limits(experiment, dataset, metrics)] if "classes" in metrics else []),
+        *([_classes(metrics), _limits(task, dataset, metrics)] if "classes" in metrics else []),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -226,14 +225,16 @@ def _classes(metrics: dict[str, Any]) -> str:
     return f"{title}\n\n| class | precision | recall | F1 | rows |\n|---|---|---|---|---|\n" + "\n".join(lines)
 
 
-def _limits(experiment: Experiment, dataset: Dataset, metrics: dict[str, Any]) -> str:
+def _limits(task: Task, dataset: Dataset, metrics: dict[str, Any]) -> str:
     weakest, figures = min(metrics["classes"].items(), key=lambda item: item[1]["f1"])
     knows = f"It knows {len(dataset.encoding.labels)} labels and "
-    if load_task(experiment, dataset.file).outside is None:
+    if task.outside is None:
         knows += "gives one of them to every input, also to one that is none of them."
     else:
         knows += "says of an input that is like none of them that it is outside, which it does not always see."
-    scaled = " Inputs of another size are scaled, which blurs or distorts them." if experiment.task == "images" else ""
+    scaled = (
+        " Inputs of another size are scaled, which blurs or distorts them." if task.experiment.task == "images" else ""
+    )
     return (
         f"## Limits\n\n{knows} The figures hold for inputs like the test rows; its weakest class there is "
         f"{_escaped(weakest)} (F1 {figures['f1']:.4f}). Small classes have uncertain figures.{scaled}"

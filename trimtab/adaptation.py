@@ -141,7 +141,7 @@ def _bounds(entries: Sequence[Entry], overrides: Sequence[str]) -> Bounds:
     names = {"cooldown": "cooldown_s", "dwell": "dwell_s", "replica_cooldown": "replica_cooldown_s",
              "patience": "patience_s", "actions_per_minute": "actions_per_minute"}  # fmt: skip
     tree = recorded.to_json()
-    section = {name: f"{tree[bound]}s" if bound.endswith("_s") else tree[bound] for name, bound in names.items()}
+    section = Adapt.model_construct(**{name: tree[bound] for name, bound in names.items()}).model_dump(mode="json")
     for text in overrides:
         key, equals, value = text.partition("=")
         name = key.removeprefix("adapt.")

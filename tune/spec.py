@@ -12,6 +12,7 @@ from typing import Any, cast, get_args
 
 from cluster.config import Experiment, Model, Section, Train, Tune
 from cluster.errors import ConfigError
+from jobs.keys import NOT_IN_THE_RESULT
 from tune import population
 from tune.space import Dimension, Kind, Space, Value, replaced
 
@@ -22,10 +23,7 @@ REFUSED = {
     "epochs": "it is a trial's budget; set train.epochs instead",
     "early_stopping": "it is a section; set train.early_stopping instead",
     "rows": "set tune.refit instead",
-    **dict.fromkeys(
-        ("device", "wait", "max_failures", "keep_checkpoints", "checkpoint_every", "collective_timeout"),
-        "leave it away",
-    ),
+    **dict.fromkeys(("device", *sorted(NOT_IN_THE_RESULT)), "leave it away"),
 }
 _SECTIONS: dict[str, type[Section]] = {"train": Train, "model": Model}
 

@@ -139,13 +139,13 @@ def _fault(state: State, rules: Rules, serving: int | None, seen: Rivals | None)
         return (
             f"its passes took more than {SLOW_TIMES:g} times as long in {state.pace.slow} of {state.pace.looks} looks"
         )
-    if state.time_s - state.begun_s > rules.patience and not _waits_for_person(state, rules):
+    if state.time_s - state.begun_s > rules.patience and (rules.automatic or not _is_at_last(state, rules)):
         return f"it came no further in {rules.patience:g} s ({state.held})"
     return ""
 
 
 def _further(state: State, rules: Rules, paused: str | None) -> State:
-    is_last = state.phase == "canary" and state.step >= len(rules.steps) - 1
+    is_last = _is_at_last(state, rules)
     reason = _holds(state, rules, is_last=is_last, paused=paused)
     if reason:
         return replace(state, held=reason)
@@ -177,8 +177,8 @@ def _is_strange(state: State) -> bool:
     return not state.order and shadow.rows >= LEAST_ROWS and shadow.agreed < LEAST_AGREEMENT * shadow.rows
 
 
-def _waits_for_person(state: State, rules: Rules) -> bool:
-    return not rules.automatic and state.phase == "canary" and state.step >= len(rules.steps) - 1
+def _is_at_last(state: State, rules: Rules) -> bool:
+    return state.phase == "canary" and state.step >= len(rules.steps) - 1
 
 
 def _promotion(state: State, serving: int | None, heard: Heard | None) -> State:

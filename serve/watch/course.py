@@ -70,7 +70,7 @@ class Course:
         allowed = gaps.allowed_s(rules.silence, rules.window, rules.false_alarms)
         if allowed is None or gaps.last is None or gaps.alert or now - gaps.last <= allowed:
             return []
-        if now < self._quiet_until.get("silence", now):
+        if not self._is_due("silence", now):
             return []  # it is said later, if it lasts
         usual = gaps.total_s / gaps.num
         words = f"no event for {span(now - gaps.last)}; one came every {span(usual)}, the longest gap expected is "
@@ -124,7 +124,7 @@ class Course:
         before, self._before = self._before, {"surge": p, "drift": p_labels}
         if self._alarms("surge", p, before) and window.share >= usual(self.past) + self._rules.least_rise:
             # While its rule is quiet it is no alert, and no part of the past either.
-            return [self._begin_surge(window, p)] if self._is_due("surge", window) else []
+            return [self._begin_surge(window, p)] if self._is_due("surge", window.start) else []
         rare = odds.pair_level(self._rules.false_alarms)
         alerts = [] if p < rare else self._drift(window, p_labels, before)  # what may be a surge is no drift yet
         if not alerts:
@@ -134,8 +134,8 @@ class Course:
     def _alarms(self, rule: Rule, p: float, before: dict[str, float]) -> bool:
         return odds.surprising(p, before.get(rule), self._rules.false_alarms)
 
-    def _is_due(self, rule: Rule, window: Window) -> bool:
-        return window.start >= self._quiet_until.get(rule, 0.0)
+    def _is_due(self, rule: Rule, at: float) -> bool:
+        return at >= self._quiet_until.get(rule, at)
 
     def _doubt(self, window: Window, is_surprising: bool) -> None:
         """Keep a surprising window out of the past until the next one has been judged."""
@@ -181,7 +181,7 @@ class Course:
 
     def _drift(self, window: Window, p: float, before: dict[str, float]) -> list[Alert]:
         change, self._change = self._change, None
-        if not self._is_due("drift", window):
+        if not self._is_due("drift", window.start):
             return []
         if self._alarms("drift", p, before):
             found = self._labels_drifted(window, p)

@@ -8,7 +8,7 @@ from cluster.config import Train
 from cluster.experiment import parse
 from jobs import model_card
 from tasks.dataset import Dataset
-from tasks.task import Encoding
+from tasks.task import Encoding, load_task
 
 
 @pytest.mark.parametrize("with_validation", [True, False])
@@ -50,9 +50,11 @@ def test_a_card_says_what_not_every_training_does() -> None:
 def test_the_limits_are_those_of_the_task(task: str, says: tuple[str, ...], says_not: str) -> None:
     source = {"kind": "csv", "path": "a.csv", "input": "text", "label": "label"}
     experiment = parse({"name": "small", "task": task, "data": {"source": source}})
-    dataset = Mock(Dataset, encoding=Mock(Encoding, labels=("a", "b")), file=Mock())
+    dataset = Mock(Dataset, encoding=Mock(Encoding, labels=("a", "b")))
 
-    words = model_card._limits(experiment, dataset, {"classes": {"a": {"f1": 0.5}, "b": {"f1": 0.75}}})
+    words = model_card._limits(
+        load_task(experiment, Mock()), dataset, {"classes": {"a": {"f1": 0.5}, "b": {"f1": 0.75}}}
+    )
 
     assert all(each in words for each in says)
     assert says_not not in words

@@ -40,10 +40,9 @@ EXAMPLE = Names()
 
 def find(overlay: str) -> Path:
     """The folder of one of our overlays by its name, or of anybody's by its path. Raises UserError."""
-    ours = ROOT / "overlays" / overlay
-    folder = (
-        ours if re.fullmatch(r"[a-z-]+", overlay) and (ours.is_dir() or not Path(overlay).is_dir()) else Path(overlay)
-    )
+    folder, ours = Path(overlay), ROOT / "overlays" / overlay
+    if re.fullmatch(r"[a-z-]+", overlay) and (ours.is_dir() or not folder.is_dir()):
+        folder = ours
     kustomization(folder)
     return folder
 
