@@ -1,6 +1,6 @@
 """Accuracy, ladders and CPU time of the use cases on real data, each measured by its module in `benchmarks/cases`.
 
-Every case goes through the steps a user's experiment goes through. A module has `DATA`, the folder in --data that it
+Every case goes through the steps a user's experiment goes through. A module has `DATA`, the folders in --data that it
 needs, and `run(context) -> list of figures`; what it puts into `context.tables` is printed as well.
 """
 
@@ -41,9 +41,10 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = {name: importlib.import_module(f"benchmarks.cases.{name}") for name in arguments.only or known}
     for name, case in chosen.items():
-        if not (arguments.data / case.DATA).is_dir():
-            print(f"--data {arguments.data}: no folder {case.DATA} there, which {name} needs", file=sys.stderr)
-            return 2
+        for folder in case.DATA:
+            if not (arguments.data / folder).is_dir():
+                print(f"--data {arguments.data}: no folder {folder} there, which {name} needs", file=sys.stderr)
+                return 2
     seeds = (0,) if arguments.quick else tuple(range(arguments.seeds))
     figures: list[dict[str, Any]] = []
     with private("benchmark-use-cases") as (_, folder):

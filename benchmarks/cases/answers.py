@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import report
+from benchmarks import report, rungs
 from benchmarks.train_ingest import Silent
 from benchmarks.use_cases import Context
 from cluster import experiment as experiments
@@ -27,9 +27,8 @@ from tasks.answers import WIDTH, Answers
 from tasks.dataset import read_dataset
 from tasks.task import load_task
 
-DATA = "clinc150"
+DATA = ("clinc150",)
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = (1, 8, 32)
 RECIPE = {"epochs": 20, "batch_size": 128, "learning_rate": 0.01, "weight_decay": 0.0}  # chosen on validation rows
 GOALS = {
     "in-scope accuracy": 0.955,
@@ -38,6 +37,7 @@ GOALS = {
     "fastest rung at b = 32, times as fast": 20.0,
 }
 MOST_LOST = 0.03  # of in-scope accuracy, on a rung that counts as fast
+SHOWN = ("in_scope_accuracy", "out_of_scope_auroc", "out_of_scope_recall", "in_scope_rejected")  # of each rung
 NUM_UNRELATED = 300
 # A question and a part of the file's name in which its answer stands.
 QUESTIONS = (
@@ -97,7 +97,7 @@ def _write(context: Context, folder: Path) -> None:
 
     Training and validation rows are one file, of which a sixth is held out again; test rows are another.
     """
-    tree = json.loads((context.data / DATA / "data_full.json").read_text())
+    tree = json.loads((context.data / DATA[0] / "data_full.json").read_text())
     parts = {"train": ("train", "val", "oos_train", "oos_val"), "test": ("test", "oos_test")}
     for name, keys in parts.items():
         rows = [row for key in keys for row in tree[key][:: 10 if context.quick else 1]]
@@ -131,28 +131,29 @@ def measure(context: Context, folder: Path, seed: int) -> dict[str, float]:
     assert isinstance(task, Answers)
     outputs = {variant: batched(OnnxPredictor(bundle.read(variant)), rows) for variant in bundle.variants}
     metrics = {variant: task.metrics(outputs[variant], truth, bundle.encoding) for variant in bundle.variants}
-    top, reference = metrics[bundle.variants[0]], _seconds(bundle, "onnx-fp32")
+    top = metrics[bundle.variants[0]]
     fast = [
-        reference["32"] / _seconds(bundle, variant)["32"]
+        rungs.faster(bundle, variant, "onnx-fp32", "32")
         for variant in bundle.variants
-        if top["in_scope_accuracy"] - metrics[variant]["in_scope_accuracy"] <= MOST_LOST and "32" in reference
+        if top["in_scope_accuracy"] - metrics[variant]["in_scope_accuracy"] <= MOST_LOST
     ]
     if seed == context.seeds[-1]:
-        context.tables.append(_ladder(bundle, metrics))
+        reached = {v: {name.replace("_", " "): metrics[v][name] for name in SHOWN} for v in bundle.variants}
+        context.tables.append(rungs.table("Ladder of the answers", bundle, reached, "onnx-fp32"))
     return {
         "in-scope accuracy": top["in_scope_accuracy"],
         "out-of-scope AUROC": top["out_of_scope_auroc"],
         "out-of-scope recall": top["out_of_scope_recall"],
         "in-scope rejected": top["in_scope_rejected"],
         "CPU of the epochs": store.manifest("runs", key)["cpu_s"] / 60,
-        "fastest rung at b = 32, times as fast": max(fast, default=1.0),
+        "fastest rung at b = 32, times as fast": max(fast),
         **_passages(task, bundle, context),
     }
 
 
 def _passages(task: Answers, bundle: Bundle, context: Context) -> dict[str, float]:
     """Shares of the questions that get a passage, and the right one; and of the unrelated ones that get any."""
-    tree = json.loads((context.data / DATA / "data_full.json").read_text())
+    tree = json.loads((context.data / DATA[0] / "data_full.json").read_text())
     chosen = np.random.default_rng(0).choice(len(tree["oos_test"]), NUM_UNRELATED, replace=False)
     unrelated = [tree["oos_test"][i][0] for i in chosen]
     found = {}
@@ -171,33 +172,3 @@ def _passages(task: Answers, bundle: Bundle, context: Context) -> dict[str, floa
             np.mean([each is not None for each in quoted["unrelated"]])
         )
     return found
-
-
-def _seconds(bundle: Bundle, variant: str) -> dict[str, float]:
-    ladder = bundle.ladder or {}
-    every = [*ladder["rungs"], *(out for out in ladder["left_out"] if "seconds" in out)]
-    seconds: dict[str, float] = next(rung["seconds"] for rung in every if rung["variant"] == variant)
-    return seconds
-
-
-def _ladder(bundle: Bundle, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Each rung on the test split, and how many times as fast as the trained network's own form it is."""
-    reference = _seconds(bundle, "onnx-fp32")
-    sizes = [str(size) for size in SIZES if str(size) in reference]
-    shown = ("in_scope_accuracy", "out_of_scope_auroc", "out_of_scope_recall", "in_scope_rejected")
-    return {
-        "title": "Ladder of the answers",
-        "columns": [
-            "variant",
-            *(name.replace("_", " ") for name in shown),
-            *(f"times as fast, b = {n}" for n in sizes),
-        ],
-        "rows": [
-            [
-                variant,
-                *(f"{metrics[variant][name]:.4f}" for name in shown),
-                *(f"{reference[n] / _seconds(bundle, variant)[n]:.1f}" for n in sizes),
-            ]
-            for variant in bundle.variants
-        ],
-    }

@@ -19,7 +19,7 @@ from cluster.config import Alerts
 from serve.watch.events import Event, Seen
 from serve.watch.monitor import Monitor
 
-DATA = "financial_phrasebank"
+DATA = ("financial_phrasebank",)
 FILE = "financial_phrasebank.csv"
 LABELS = ("negative", "neutral", "positive")
 ACCURACY = 0.85
@@ -31,7 +31,7 @@ RULES = Alerts()
 
 
 def run(context: Context) -> list[dict[str, Any]]:
-    truth = labels(context.data / DATA / FILE)
+    truth = labels(context.data / DATA[0] / FILE)
     windows, repeats = (QUICK_WINDOWS, QUICK_REPEATS) if context.quick else (WINDOWS, REPEATS)
     false, rows = [], []
     for seed in context.seeds:

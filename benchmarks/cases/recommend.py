@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from benchmarks import report
+from benchmarks import report, rungs
 from benchmarks.train_ingest import Silent
 from benchmarks.use_cases import Context
 from cluster import experiment as experiments
@@ -33,7 +33,7 @@ from tasks.catalogue import HISTORIES, Histories, unpack_histories
 from tasks.dataset import read_dataset
 from tasks.task import load_task
 
-DATA = "movielens_latest_small"
+DATA = ("movielens_latest_small",)
 EXPERIMENT = Path(__file__).resolve().parents[2] / "experiments" / "recommend.yaml"
 SETTINGS = (
     "data.source.columns={user: userId, item: movieId, time: timestamp, rating: rating}",
@@ -42,14 +42,13 @@ SETTINGS = (
 )
 GOALS = {("ours", "HR@10"): 0.11, ("ours", "tail HR@50"): 0.12}
 NAMES = {"hr_10": "HR@10", "ndcg_10": "nDCG@10", "hr_50": "HR@50", "tail_hr_50": "tail HR@50", "coverage": "coverage"}
-SIZES = (1, 8, 32)
 
 Scorer = Callable[[np.ndarray], np.ndarray]  # histories int32 [n, length] -> scores float32 [n, items]
 
 
 def run(context: Context) -> list[dict[str, Any]]:
     folder = Path(context.store.uri) / "movielens"
-    files = prepared(context.data / DATA, folder)
+    files = prepared(context.data / DATA[0], folder)
     scores: dict[tuple[str, str], list[float]] = {}
     for seed in context.seeds:
         found = measure(context, seed, files)
@@ -96,13 +95,17 @@ def measure(context: Context, seed: int, files: list[str]) -> dict[tuple[str, st
     rows, truth = dataset.load("test")
     task = load_task(made, dataset.file)
     found: dict[tuple[str, str], float] = {}
+    reached: dict[str, dict[str, float]] = {}
     for variant in bundle.variants:
         figures = task.metrics(batched(OnnxPredictor(bundle.read(variant)), rows), truth, dataset.encoding)
         name = "ours" if variant == bundle.variants[0] else f"ours, {variant}"
-        found |= {(name, shown): figures[key] for key, shown in NAMES.items()}
+        reached[variant] = {shown: figures[key] for key, shown in NAMES.items()}
+        found |= {(name, shown): value for shown, value in reached[variant].items()}
     found["ours", "CPU of the epochs"] = store.manifest("runs", key)["cpu_s"] / 60
     if seed == context.seeds[-1]:
-        context.tables.append(_ladder(bundle.ladder or {}))
+        context.tables.append(
+            rungs.table("Ladder of the recommender", bundle, reached, (bundle.ladder or {})["reference"])
+        )
     if seed == context.seeds[0]:
         found |= peers(
             dataset.file(HISTORIES),
@@ -236,21 +239,3 @@ def _grid(grid: dict[str, tuple[float, ...]]) -> Iterator[dict[str, Any]]:
 
 def _figures(score: Scorer, rows: tuple[np.ndarray, np.ndarray], counts: np.ndarray) -> dict[str, Any]:
     return ranking.figures(ranking.without(score(rows[0]), *rows), rows[1], counts)
-
-
-def _ladder(ladder: dict[str, Any]) -> dict[str, Any]:
-    every = [*ladder["rungs"], *(out for out in ladder["left_out"] if "seconds" in out)]
-    reference = next(rung["seconds"] for rung in every if rung["variant"] == ladder["reference"])
-    sizes = [size for size in SIZES if str(size) in reference]
-    return {
-        "title": "Ladder of the recommender",
-        "columns": ["variant", "validation HR@10", *(f"times as fast, b = {size}" for size in sizes)],
-        "rows": [
-            [
-                rung["variant"],
-                f"{rung['accuracy']:.4f}",
-                *(f"{reference[str(size)] / rung['seconds'][str(size)]:.1f}" for size in sizes),
-            ]
-            for rung in ladder["rungs"]
-        ],
-    }

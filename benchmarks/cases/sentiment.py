@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.pipeline import make_pipeline, make_union
 
-from benchmarks import report
+from benchmarks import report, rungs
 from benchmarks.train_ingest import Silent
 from benchmarks.use_cases import Context
 from cluster import experiment as experiments
@@ -29,14 +29,13 @@ from tasks.dataset import Dataset, read_dataset
 from tasks.task import Task, load_task
 from tasks.text import Text
 
-DATA = "financial_phrasebank"
+DATA = ("financial_phrasebank",)
 FILE = "financial_phrasebank.csv"
 EXPERIMENT = Path(__file__).resolve().parents[2] / "experiments" / "sentiment.yaml"
 FROZEN = ("text.encoder=frozen", "train.epochs=8", "train.batch_size=64", "train.learning_rate=0.001")
 FROZEN += ("model.dropout=0.2", "train.early_stopping.patience=8")
 GOALS = {("fine-tuned", "accuracy"): 0.84, ("fine-tuned", "macro F1"): 0.82, ("fine-tuned", "all agree"): 0.95}
 GOALS |= {("frozen", "accuracy"): 0.81}
-SIZES = (1, 8, 32)
 
 Scores = dict[tuple[str, str], list[float]]
 
@@ -69,7 +68,7 @@ def _goal(name: str, key: str, values: list[float]) -> dict[str, Any]:
 
 def measure(context: Context, name: str, seed: int, more: tuple[str, ...]) -> dict[str, float]:
     """One experiment with one seed: figures on the test split, of the ladder's top and of TF-IDF on the same rows."""
-    path = context.data / DATA / FILE
+    path = context.data / DATA[0] / FILE
     made = experiments.load(EXPERIMENT, [f"data.source.path={path}", f"seed={seed}", *more])
     store, key = context.store, f"sentiment-{name}-{seed}"
     preprocess.run(made, store, key, lambda *_: None)
@@ -81,7 +80,8 @@ def measure(context: Context, name: str, seed: int, more: tuple[str, ...]) -> di
     agreed = np.array([agreement[row.tobytes()] == 100 for row in rows])
     right = {v: batched(OnnxPredictor(bundle.read(v)), rows).argmax(1) == truth for v in bundle.variants}
     if seed == context.seeds[-1]:
-        context.tables.append(_ladder(name, bundle.ladder or {}, right))
+        reached = {variant: {"test accuracy": float(found.mean())} for variant, found in right.items()}
+        context.tables.append(rungs.table(f"Ladder of the {name} encoder", bundle, reached, "onnx-fp32"))
     return {
         "accuracy": bundle.metrics["accuracy"],
         "macro F1": bundle.metrics["macro_f1"],
@@ -112,22 +112,3 @@ def _tf_idf(dataset: Dataset, texts: dict[bytes, str]) -> dict[str, float]:
     model.fit([texts[row.tobytes()] for row in rows], y)
     said = model.predict([texts[row.tobytes()] for row in test_rows])
     return {"accuracy": accuracy_score(truth, said), "macro F1": f1_score(truth, said, average="macro")}
-
-
-def _ladder(name: str, ladder: dict[str, Any], right: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Test accuracy of each rung, and how many times as fast as the trained network's own form it is."""
-    every = [*ladder["rungs"], *(out for out in ladder["left_out"] if "seconds" in out)]
-    reference = next(rung["seconds"] for rung in every if rung["variant"] == "onnx-fp32")
-    sizes = [size for size in SIZES if str(size) in reference]
-    return {
-        "title": f"Ladder of the {name} encoder",
-        "columns": ["variant", "test accuracy", *(f"times as fast, b = {size}" for size in sizes)],
-        "rows": [
-            [
-                rung["variant"],
-                f"{right[rung['variant']].mean():.4f}",
-                *(f"{reference[str(size)] / rung['seconds'][str(size)]:.1f}" for size in sizes),
-            ]
-            for rung in ladder["rungs"]
-        ],
-    }

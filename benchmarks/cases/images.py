@@ -1,0 +1,84 @@
+"""Images: MNIST and a part of CIFAR-10 as their experiments have them, and MNIST with the larger network.
+
+The recipes were chosen on validation rows; the test split is read after the weights are fixed. Each with its ladder:
+how many times as fast as the most accurate rung a rung is, with one image, that loses at most 2.5 points on the test
+split.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import report, rungs
+from benchmarks.train_ingest import Silent
+from benchmarks.use_cases import Context
+from cluster import experiment as experiments
+from jobs import evaluate, preprocess, train
+from ladder.bundle import read_bundle
+from ladder.profile import batched
+from ladder.variants import OnnxPredictor
+from tasks.dataset import read_dataset
+
+DATA = ("mnist", "cifar10_subset")
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+LARGE = ("model.network=large", "ladder.views=true", "train.epochs=4")
+RUNS = {"MNIST": ("mnist", ()), "MNIST, large network": ("mnist", LARGE), "CIFAR": ("cifar", ())}
+MOST_LOST, FAST = 0.025, f"fastest rung within {0.025:.1%}, b = 1"
+GOALS = {("MNIST", "test accuracy"): 0.99, ("CIFAR", "test accuracy"): 0.80}
+GOALS |= {("MNIST, large network", FAST): 20.0, ("CIFAR", FAST): 20.0}
+UNITS = {FAST: "times", "epochs": "epochs", "CPU of the epochs": "CPU-min"}
+
+
+def run(context: Context) -> list[dict[str, Any]]:
+    scores: dict[tuple[str, str], list[float]] = {}
+    for seed in context.seeds:
+        for name in list(RUNS)[: 1 if context.quick else None]:
+            for key, value in measure(context, name, seed).items():
+                scores.setdefault((name, key), []).append(value)
+                print(f"images, {name}, seed {seed}: {key} {value:.4f}", file=sys.stderr, flush=True)
+    return [_figure(name, key, values) for (name, key), values in scores.items()]
+
+
+def _figure(name: str, key: str, values: list[float]) -> dict[str, Any]:
+    mean, goal = sum(values) / len(values), GOALS.get((name, key))
+    met = None if goal is None else mean >= goal
+    return report.figure(f"images, {name}: {key}", values, UNITS.get(key, "share"), goal=goal, met=met) | {"mean": mean}
+
+
+def measure(context: Context, name: str, seed: int) -> dict[str, float]:
+    file, more = RUNS[name]
+    made = experiments.load(EXPERIMENTS / f"{file}.yaml", [*_source(context.data, file), f"seed={seed}", *more])
+    store, key = context.store, f"images-{name}-{seed}".replace(", ", "-").replace(" ", "-").lower()
+    preprocess.run(made, store, key, lambda *_: None)
+    train.run(made, store, key, key, Silent("train"))
+    evaluate.run(made, store, key, key, key)
+    bundle, run = read_bundle(store, key), store.manifest("runs", key)
+    rows, truth = read_dataset(store, key).load("test")
+    right = {
+        variant: float(np.mean(batched(OnnxPredictor(bundle.read(variant)), rows).argmax(1) == truth))
+        for variant in bundle.variants
+    }
+    top = bundle.variants[0]
+    if seed == context.seeds[-1]:
+        reached = {variant: {"test accuracy": share} for variant, share in right.items()}
+        context.tables.append(rungs.table(f"Ladder of {name}", bundle, reached, top))
+    near = [variant for variant in bundle.variants if right[top] - right[variant] <= MOST_LOST]
+    return {
+        "test accuracy": right[top],
+        "epochs": run["epochs"],
+        "CPU of the epochs": run["cpu_s"] / 60,
+        FAST: max(rungs.faster(bundle, variant, top, "1") for variant in near),
+    }
+
+
+def _source(data: Path, file: str) -> list[str]:
+    if file == "mnist":
+        return [f"data.source.path={data / 'mnist'}"]
+    return [
+        f"data.source.{key}={data / 'cifar10_subset' / name}"
+        for key, name in (("path", "train.parquet"), ("test_path", "test.parquet"))
+    ]
