@@ -312,7 +312,9 @@ class Recommend(Section):
     """How the task `recommend` learns and ranks; without effect on other tasks."""
 
     width: Annotated[int, Field(ge=8, le=512)] = 64
-    """Numbers in the vector of an item and of a user."""
+    """Numbers in the vector of an item and of a user, of each pair of towers."""
+    ensemble: Annotated[int, Field(ge=1, le=16)] = 4
+    """Pairs of towers that learn side by side; the mean of their scores ranks. Training takes so many times as long."""
     recent: Annotated[int, Field(ge=1, le=512)] = 20
     """Newest items of a history that say what a user likes."""
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 20

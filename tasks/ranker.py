@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tasks.towers import Towers, places, seen, weighted
+from tasks.towers import Ensemble, places, seen, weighted
 
 FEATURES = ("towers", "neighbours", "text", "cold_text", "popularity", "cold")
 SIMPLE = ("neighbours", "popularity")
@@ -55,7 +55,7 @@ class Ranked(nn.Module):
     cold: torch.Tensor
 
     def __init__(
-        self, towers: Towers, neighbours: Neighbours, num_events: np.ndarray, features: Sequence[str] = FEATURES
+        self, towers: Ensemble, neighbours: Neighbours, num_events: np.ndarray, features: Sequence[str] = FEATURES
     ) -> None:
         super().__init__()
         self.features, self.neighbours, self.towers = tuple(features), neighbours, towers.eval()

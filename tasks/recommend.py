@@ -107,13 +107,17 @@ class Recommend(Task):
     # Training
 
     def network(self, encoding: Encoding) -> torch.nn.Module:
-        from tasks.towers import Towers
+        from tasks.towers import Ensemble, Towers
 
-        dropout, texts = self.experiment.model.dropout, self.ready.vectors.astype(np.float32)
-        return Towers(texts, self._num_events(encoding), self.own.width, self.own.recent, dropout)
+        own, dropout, texts = self.own, self.experiment.model.dropout, self.ready.vectors.astype(np.float32)
+        num_events = self._num_events(encoding)
+        return Ensemble([Towers(texts, num_events, own.width, own.recent, dropout) for _ in range(own.ensemble)])
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return self.cross_entropy(logits.float(), targets)
+        """Of logits [n, items], or the mean over those of each pair of towers, [n, pairs, items]."""
+        if logits.ndim == 3:
+            targets = targets.repeat_interleave(logits.shape[1])
+        return self.cross_entropy(logits.float().flatten(0, -2), targets)
 
     def outputs(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.float()

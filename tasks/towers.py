@@ -1,9 +1,11 @@
-"""The recommender's network: one tower for items, of text and behaviour, one for users, of what they chose last.
+"""The recommender's network: a tower for items, of text and behaviour, and one for users, of what they chose last.
 
 Knows histories as item numbers, texts as vectors; nothing of titles, requests or files.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -65,6 +67,47 @@ class Towers(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         scores = self.scores(rows, self.items())
         return scores if self.training else scores + seen(rows, scores)
+
+
+class Ensemble(nn.Module):
+    """Pairs of towers that learn side by side; the mean of their scores ranks.
+
+    Each has its own loss, else they would be one wider network: pairs that began differently err differently (B.
+    Lakshminarayanan et al., *Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles*, 2017). While
+    it learns it gives float32 [n, pairs, items], else as `Towers` does. Vectors have the pairs beside each other, so
+    that ranking is still one product of matrices.
+    """
+
+    def __init__(self, pairs: Sequence[Towers]) -> None:
+        super().__init__()
+        self.pairs = nn.ModuleList(pairs)
+        self.recent = pairs[0].recent
+
+    @property
+    def towers(self) -> list[Towers]:
+        return [pair for pair in self.pairs if isinstance(pair, Towers)]
+
+    @property
+    def texts(self) -> torch.Tensor:
+        """float32 [items, d]."""
+        return self.towers[0].texts
+
+    def items(self) -> torch.Tensor:
+        """Vectors float32 [items, pairs * width]."""
+        return torch.cat([pair.items() for pair in self.towers], dim=1)
+
+    def scores(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """float32 [n, items], nothing added for what was seen; `items` as the method has them."""
+        parts = zip(self.towers, items.chunk(len(self.pairs), dim=1), strict=True)
+        users = torch.cat([pair.log_scale.exp() * pair.users(rows, part) for pair, part in parts], dim=1)
+        bias = torch.stack([pair.bias for pair in self.towers]).mean(0)
+        return users @ items.T / len(self.pairs) + bias
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return torch.stack([pair(rows) for pair in self.towers], dim=1)
+        scores = self.scores(rows, self.items())
+        return scores + seen(rows, scores)
 
 
 def places(rows: torch.Tensor) -> torch.Tensor:

@@ -6,11 +6,11 @@ import numpy as np
 import onnxruntime
 import torch
 
-from tasks.towers import Towers
+from tasks.towers import Ensemble, Towers
 
 
-def towers(num_items: int = 12) -> Towers:
-    torch.manual_seed(0)
+def towers(num_items: int = 12, seed: int = 0) -> Towers:
+    torch.manual_seed(seed)
     texts = np.random.default_rng(0).standard_normal((num_items, 8)).astype(np.float32)
     return Towers(texts / np.linalg.norm(texts, axis=1, keepdims=True), np.arange(num_items), width=16)
 
@@ -58,8 +58,25 @@ def test_it_learns_what_follows_what() -> None:
     assert (network.eval()(rows).argmax(1) == targets).float().mean() > 0.9
 
 
+def test_pairs_are_ranked_by_the_mean_of_their_scores_and_learn_each_for_itself() -> None:
+    one, other = towers().eval(), towers(seed=1).eval()
+    with torch.no_grad():
+        one.log_scale += 0.5
+        other.bias += torch.arange(12) / 7
+    both, rows = Ensemble([one, other]).eval(), torch.tensor([[3, 5, 0], [2, 0, 0]])
+
+    assert torch.allclose(both(rows), (one(rows) + other(rows)) / 2, atol=1e-4)
+
+    both.train()
+    logits = both(rows)
+    assert logits.shape == (2, 2, 12)
+    logits[:, 0].square().sum().backward()
+    assert one.bias.grad.abs().sum() > 0
+    assert other.bias.grad.abs().sum() == 0
+
+
 def test_exported_it_answers_the_same_for_any_number() -> None:
-    network, free = towers().eval(), torch.export.Dim.DYNAMIC
+    network, free = Ensemble([towers(), towers(seed=1)]).eval(), torch.export.Dim.DYNAMIC
     example = torch.tensor([[3, 5, 1], [2, 0, 0]], dtype=torch.int32)
     program = torch.onnx.export(network, (example,), dynamo=True, verbose=False, dynamic_shapes=({0: free},))
     assert program is not None
