@@ -29,7 +29,7 @@ SECTIONS = {
         "templates", "documents", "out_of_scope_label", "rejected", "least_confidence", "passage_chars",
         "overlap_chars", "max_turns", "conversation_ttl",
     ],
-    "recommend": ["width", "recent", "neighbours", "shrink", "diversity"],
+    "recommend": ["width", "ensemble", "recent", "neighbours", "shrink", "diversity"],
     "train": [
         "workers", "device", "precision", "epochs", "rows", "batch_size", "accumulate", "schedule", "warmup",
         "learning_rate", "weight_decay", "clip_norm", "ema", "class_weights", "augment", "early_stopping",
