@@ -65,8 +65,13 @@ def say(folder: Path) -> Callable[..., dict[str, Any]]:
 
 
 def _last(folder: Path) -> dict[str, Any]:
-    ticks = [entry for entry in read_last(mailbox.journal(folder)).entries if entry["kind"] == "tick"]
-    return ticks[-1]["snapshot"] if ticks else {}
+    """The newest state; what is read of a long record may have none where the loop was slow."""
+    snapshot: dict[str, Any] = until(lambda: _ticks(folder))[-1]["snapshot"]
+    return snapshot
+
+
+def _ticks(folder: Path) -> list[dict[str, Any]]:
+    return [entry for entry in read_last(mailbox.journal(folder)).entries if entry["kind"] == "tick"]
 
 
 def _actor(cluster: Session) -> int:
