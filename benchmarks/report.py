@@ -60,6 +60,12 @@ def figure(
     return made | {"rounds": len(values), "goal": goal, "met": met}
 
 
+def over_seeds(name: str, values: Sequence[float], unit: str, goal: float | None = None) -> dict[str, Any]:
+    """A figure of which more is better, with its mean; the goal is for the mean."""
+    mean = sum(values) / len(values)
+    return figure(name, values, unit, goal=goal, met=None if goal is None else mean >= goal) | {"mean": mean}
+
+
 def write(
     path: Path | None, name: str, *, quick: bool, seed: int, figures: list[dict[str, Any]], notes: str, **more: Any
 ) -> None:

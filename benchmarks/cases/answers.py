@@ -86,10 +86,8 @@ def run(context: Context) -> list[dict[str, Any]]:
 
 
 def _figure(name: str, values: list[float]) -> dict[str, Any]:
-    mean, goal = sum(values) / len(values), GOALS.get(name)
-    met = None if goal is None else mean >= goal
     unit = "CPU-min" if "CPU" in name else "times" if "times" in name else "share"
-    return report.figure(f"answers: {name}", values, unit, goal=goal, met=met) | {"mean": mean}
+    return report.over_seeds(f"answers: {name}", values, unit, GOALS.get(name))
 
 
 def _write(context: Context, folder: Path) -> None:

@@ -58,18 +58,13 @@ def run(context: Context) -> list[dict[str, Any]]:
     best = max(sum(v) / len(v) for (name, key), v in scores.items() if key == "HR@10" and name in PEERS)
     goals = GOALS | {("ours", "HR@10"): max(GOALS["ours", "HR@10"], best)}
     return [
-        report.figure(f"recommend, {name}: {key}", values, _unit(key), **_goal(goals.get((name, key)), values))
-        | {"mean": sum(values) / len(values)}
+        report.over_seeds(f"recommend, {name}: {key}", values, _unit(key), goals.get((name, key)))
         for (name, key), values in scores.items()
     ]
 
 
 def _unit(key: str) -> str:
     return "CPU-min" if "CPU" in key else "share"
-
-
-def _goal(goal: float | None, values: list[float]) -> dict[str, Any]:
-    return {} if goal is None else {"goal": goal, "met": sum(values) / len(values) >= goal}
 
 
 def prepared(data: Path, folder: Path) -> list[str]:

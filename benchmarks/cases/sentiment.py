@@ -51,19 +51,13 @@ def run(context: Context) -> list[dict[str, Any]]:
                 scores.setdefault((name, key), []).append(value)
                 print(f"sentiment, {name}, seed {seed}: {key} {value:.4f}", file=sys.stderr)
     return [
-        report.figure(f"sentiment, {name}: {key}", values, _unit(key), **_goal(name, key, values))
-        | {"mean": sum(values) / len(values)}
+        report.over_seeds(f"sentiment, {name}: {key}", values, _unit(key), GOALS.get((name, key)))
         for (name, key), values in scores.items()
     ]
 
 
 def _unit(key: str) -> str:
     return "CPU-min" if "CPU" in key else "share"
-
-
-def _goal(name: str, key: str, values: list[float]) -> dict[str, Any]:
-    goal = GOALS.get((name, key))
-    return {} if goal is None else {"goal": goal, "met": sum(values) / len(values) >= goal}
 
 
 def measure(context: Context, name: str, seed: int, more: tuple[str, ...]) -> dict[str, float]:
