@@ -368,6 +368,8 @@ class Train(Section):
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     rows: Literal["train", "train_and_validation"] = "train"
     """`train_and_validation` also learns from the validation rows, which then choose nothing: every epoch is done."""
+    keep: Literal["best", "last"] = "best"
+    """The epoch whose weights become a version: the best on the validation split, or the last one that was done."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     """Rows per optimiser step, over all workers: how many there are changes nothing about a step."""
     accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -399,6 +401,11 @@ class Train(Section):
     """A worker that waits longer than this for the others fails instead of hanging."""
     wait: Duration = 0.0
     """How long to wait for a cluster with CPUs or GPUs enough; by default one with too few is refused at once."""
+
+    @property
+    def keeps_last(self) -> bool:
+        """Whether the last epoch becomes the version, whatever its figures say."""
+        return self.keep == "last" or self.rows == "train_and_validation"
 
     @property
     def augmentations(self) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ class Course:
         With `keep_last` the newest epoch is the best, whatever its figures say.
         """
         rank, needed = _rank(entry, rule), rule.min_delta if rule else 0.0
-        best = _rank(self.history[self.best_epoch], rule) if self.best_epoch >= 0 else None
+        best = max((_rank(before, rule) for before in self.history), default=None)
         self.stale = 0 if best is None or rank[0] > best[0] + needed else self.stale + 1
         self.history.append(entry)
         if best is None or keep_last or rank > best:

@@ -173,8 +173,7 @@ class Trainer:
 
     def finish(self, entry: dict[str, Any]) -> None:
         """Record the epoch and hand it to Ray Train, a barrier over the ranks; rank 0 brings the checkpoint."""
-        keep_last = self.recipe.rows == "train_and_validation"
-        self.course.record(entry, self.kept.state_dict(), self.recipe.early_stopping, keep_last)
+        self.course.record(entry, self.kept.state_dict(), self.recipe.early_stopping, self.recipe.keeps_last)
         self.position = Position()
         self.say(len(self.course.history), entry, finished=True)
         self._report(entry, f"epoch-{entry['epoch']:05}")

@@ -143,7 +143,7 @@ def _recipe(experiment: Experiment, trained: dict[str, Any]) -> str:
         f"augmentation `{recipe.augment}`, {_beside(recipe)}"
         f"seed {experiment.seed}, {_workers(recipe)}. "
         f"{trained['epochs']} of at most {recipe.epochs} epochs ({trained['over']}); the weights are those of epoch "
-        f"{trained['best_epoch'] + 1}, the {'best on the validation split' if recipe.rows == 'train' else 'last'}. "
+        f"{trained['best_epoch'] + 1}, the {'last' if recipe.keeps_last else 'best on the validation split'}. "
         f"{num_rows:,} rows in {seconds:.1f} s, {trained['cpu_s']:.1f} CPU-seconds on the workers. "
         "![Learning curve](learning.png)" + _origin(trained.get("origin") or {})
     )

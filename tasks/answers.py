@@ -122,10 +122,9 @@ class Answers(Text):
     def network(self, encoding: Encoding) -> torch.nn.Module:
         from tasks import encoder, vectors
 
-        head = vectors.Cosines(WIDTH, len(encoding.labels), self.experiment.model.dropout)
-        body = encoder.Encoder(self.settings.layers)
-        (body if self.settings.encoder == "frozen" else body.words).requires_grad_(False)
-        return encoder.TextNetwork(body, vectors.WithVectors(head))
+        body = self.body()
+        head = vectors.Cosines(body.width, len(encoding.labels), self.experiment.model.dropout)
+        return encoder.TextNetwork(body, vectors.WithVectors(head, WIDTH))
 
     def students(self, encoding: Encoding) -> dict[str, torch.nn.Module]:
         from tasks.vectors import WithoutVectors

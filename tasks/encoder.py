@@ -7,7 +7,7 @@ neither training nor a replica loads one. Knows no text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from tasks.text import VOCABULARY
 
 WIDTH, HEADS, INNER, LAYERS, POSITIONS = 384, 12, 1536, 6, 512  # all-MiniLM-L6-v2
 HIDDEN = 256  # of the head of an encoder that is not trained
+MEMBERS = 4  # heads of such a one, side by side: half a point on PhraseBank for seconds
 EPSILON = 1e-12
 
 
@@ -103,6 +104,23 @@ class Head(nn.Module):
         scaled = vectors * WIDTH**0.5  # numbers around 1
         logits: torch.Tensor = self.layers(scaled)
         return logits
+
+
+class Heads(nn.Module):
+    """Heads that learn side by side from the same vectors; logits are their mean.
+
+    While they learn, float32 [n, heads, num_outputs], since each has its own loss: heads that began differently err
+    differently (B. Lakshminarayanan et al., *Simple and Scalable Predictive Uncertainty Estimation using Deep
+    Ensembles*, 2017).
+    """
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        logits = torch.stack([head(vectors) for head in self.heads], dim=1)
+        return logits if self.training else logits.mean(1)
 
 
 class TextNetwork(nn.Module):

@@ -114,10 +114,7 @@ class Recommend(Task):
         return Ensemble([Towers(texts, num_events, own.width, own.recent, dropout) for _ in range(own.ensemble)])
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Of logits [n, items], or the mean over those of each pair of towers, [n, pairs, items]."""
-        if logits.ndim == 3:
-            targets = targets.repeat_interleave(logits.shape[1])
-        return self.cross_entropy(logits.float().flatten(0, -2), targets)
+        return self.cross_entropy(logits.float(), targets)
 
     def outputs(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.float()

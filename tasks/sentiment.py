@@ -13,8 +13,6 @@ SCALE = {"negative": -1.0, "neutral": 0.0, "positive": 1.0}
 
 
 class Sentiment(Text):
-    depths = True
-
     def answer(self, outputs: np.ndarray, encoding: Encoding, ask: Ask) -> dict[str, Any]:
         """Label and probabilities; a `score` from -1, negative, to 1 where the labels are the three of SCALE.
 

@@ -306,10 +306,13 @@ class Task(abc.ABC):
     def cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean over rows, with `model.label_smoothing` and `class_weights`.
 
-        Weights do not change what a row's loss is divided by, so that the mean over a batch is that over its parts.
+        Logits [n, labels], or [n, members, labels] of an ensemble whose members each have a loss of their own. Weights
+        do not change what a row's loss is divided by, so that the mean over a batch is that over its parts.
         """
         from torch.nn import functional
 
+        if logits.ndim == 3:
+            targets, logits = targets.repeat_interleave(logits.shape[1]), logits.flatten(0, 1)
         smoothing, weights = self.experiment.model.label_smoothing, self.class_weights
         losses = functional.cross_entropy(logits, targets, weights, reduction="none", label_smoothing=smoothing)
         return losses.mean()

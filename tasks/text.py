@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from cluster.config import Train
+    from tasks import encoder
 
 CLS, SEP, UNKNOWN, FIRST_WORD, VOCABULARY = 101, 102, 100, 999, 30522  # ids; no torch to know them by
 JSON = "application/json"
@@ -35,8 +36,6 @@ class Text(Task):
     trims = True
     int8 = "dynamic"
     student_share = 4.0
-    depths: ClassVar[bool] = False
-    """Whether a head on an encoder that is not trained also sees what the encoder knows half way and before."""
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
@@ -129,14 +128,20 @@ class Text(Task):
         """The encoder with a head of one output for each label."""
         from tasks import encoder
 
-        is_frozen = self.settings.encoder == "frozen"
-        kind = encoder.Depths if is_frozen and self.depths else encoder.Encoder
-        body = kind(self.settings.layers)
-        hidden, dropout = encoder.HIDDEN if is_frozen else 0, self.experiment.model.dropout
-        head = encoder.Head(len(encoding.labels), hidden, dropout, body.width)
-        # Also where it is fine-tuned: half of all weights are words, most of them too rare to learn.
-        (body if is_frozen else body.words).requires_grad_(False)
-        return encoder.TextNetwork(body, head)
+        is_frozen, body = self.settings.encoder == "frozen", self.body()
+        sizes = len(encoding.labels), encoder.HIDDEN if is_frozen else 0, self.experiment.model.dropout, body.width
+        heads = [encoder.Head(*sizes) for _ in range(encoder.MEMBERS if is_frozen else 1)]
+        return encoder.TextNetwork(body, encoder.Heads(heads) if is_frozen else heads[0])
+
+    def body(self) -> encoder.Encoder:
+        """The pretrained encoder; a head on one that is not trained also sees what it knew half way and before."""
+        from tasks import encoder
+
+        if self.settings.encoder == "frozen":
+            return encoder.Depths(self.settings.layers).requires_grad_(False)
+        body = encoder.Encoder(self.settings.layers)
+        body.words.requires_grad_(False)  # half of all weights are words, most of them too rare to learn
+        return body
 
     def students(self, encoding: Encoding) -> dict[str, torch.nn.Module]:
         """A table of word vectors with a hidden layer, and hashed n-grams without one."""

@@ -30,14 +30,14 @@ class Cosines(nn.Module):
 
 
 class WithVectors(nn.Module):
-    """A head with the vectors it was given behind its logits."""
+    """A head with the last `width` numbers of the vectors it was given behind its logits."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: nn.Module, width: int) -> None:
         super().__init__()
-        self.head = head
+        self.head, self.width = head, width
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.head(vectors), vectors], dim=1)
+        return torch.cat([self.head(vectors), vectors[:, -self.width :]], dim=1)
 
 
 class WithoutVectors(nn.Module):

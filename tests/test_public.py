@@ -31,7 +31,7 @@ SECTIONS = {
     ],
     "recommend": ["width", "ensemble", "recent", "neighbours", "shrink", "diversity"],
     "train": [
-        "workers", "device", "precision", "epochs", "rows", "batch_size", "accumulate", "schedule", "warmup",
+        "workers", "device", "precision", "epochs", "rows", "keep", "batch_size", "accumulate", "schedule", "warmup",
         "learning_rate", "weight_decay", "clip_norm", "ema", "class_weights", "augment", "early_stopping",
         "max_failures", "keep_checkpoints", "checkpoint_every", "collective_timeout", "wait",
     ],

@@ -16,7 +16,9 @@ from jobs import checkpoint
 from jobs.checkpoint import CheckpointError, Course
 
 
-def course_of(accuracies: list[float], rule: EarlyStopping | None, losses: list[float] | None = None) -> Course:
+def course_of(
+    accuracies: list[float], rule: EarlyStopping | None, losses: list[float] | None = None, keep_last: bool = False
+) -> Course:
     """A course that went on until it was over or the numbers ran out; its weights are its epoch."""
     course = Course()
     for epoch, accuracy in enumerate(accuracies):
@@ -24,7 +26,7 @@ def course_of(accuracies: list[float], rule: EarlyStopping | None, losses: list[
             break
         loss = losses[epoch] if losses else 1.0
         entry = {"epoch": epoch, "validation_accuracy": accuracy, "validation_loss": loss}
-        course.record(entry, {"w": torch.tensor(float(epoch))}, rule)
+        course.record(entry, {"w": torch.tensor(float(epoch))}, rule, keep_last)
     return course
 
 
@@ -45,6 +47,13 @@ def test_a_course_stops_by_its_rule_and_keeps_its_best_weights(accuracies, rule,
     assert len(course.history) == epochs
     assert course.best_epoch == best
     assert course.best_weights["w"] == best
+
+
+def test_the_last_epoch_can_be_kept_and_patience_still_waits_for_the_best():
+    course = course_of([0.3, 0.5, 0.2, 0.4, 0.9], EarlyStopping(patience=2), keep_last=True)
+
+    assert (len(course.history), course.best_epoch) == (4, 3)
+    assert course.best_weights["w"] == 3
 
 
 def test_equal_accuracies_are_told_apart_by_their_loss():

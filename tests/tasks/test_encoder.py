@@ -7,7 +7,7 @@ import torch
 from cluster.config import Experiment
 from cluster.errors import ConfigError
 from tasks import pretrained
-from tasks.encoder import Encoder, Head, TextNetwork
+from tasks.encoder import Encoder, Head, Heads, TextNetwork
 from tasks.forward import answers
 from tasks.sentiment import Sentiment
 from tasks.task import Encoding
@@ -60,6 +60,22 @@ def test_a_head_on_top_answers_for_each_label(encoder: Encoder, rows: torch.Tens
     network = TextNetwork(encoder, Head(3, hidden, dropout=0.1)).eval()
 
     assert network(rows).shape == (4, 3)
+
+
+def test_heads_learn_each_for_itself_and_answer_by_their_mean():
+    torch.manual_seed(0)
+    heads = Heads([Head(3, 8, dropout=0.0), Head(3, 8, dropout=0.0)])
+    vectors, truth = torch.randn(16, 384), torch.arange(16) % 3
+    task = Sentiment(experiment(layers=1))
+
+    logits = heads(vectors)
+    loss = task.loss(logits, truth)
+
+    assert logits.shape == (16, 2, 3)
+    alone = [torch.nn.functional.cross_entropy(logits[:, i], truth) for i in range(2)]
+    assert torch.allclose(loss, sum(alone) / 2)
+    heads.eval()
+    assert torch.allclose(heads(vectors), sum(head(vectors) for head in heads.heads) / 2, atol=1e-6)
 
 
 def test_what_is_frozen_gives_gradients_to_its_head_alone(rows: torch.Tensor):

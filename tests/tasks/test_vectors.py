@@ -23,7 +23,7 @@ def test_vectors_stand_behind_the_logits_or_zeros_in_their_place() -> None:
     vectors = torch.randn(4, 8)
     head = Cosines(8, 3, 0.0)
 
-    torch.testing.assert_close(WithVectors(head)(vectors), torch.cat([head(vectors), vectors], dim=1))
+    torch.testing.assert_close(WithVectors(head, 6)(vectors), torch.cat([head(vectors), vectors[:, 2:]], dim=1))
     plain = WithoutVectors(nn.Linear(8, 3), 8)(vectors)
     assert plain.shape == (4, 11)
     assert not plain[:, 3:].any()
