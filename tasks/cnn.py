@@ -25,8 +25,8 @@ def build(model: Model, encoding: Encoding) -> nn.Module:
 
 
 def build_narrow(model: Model, encoding: Encoding) -> nn.Module:
-    """As `build` of a large network, with a third of its channels: a ninth of its work."""
-    return _whole(encoding, _large(encoding, model.model_copy(update={"width": model.width / 3})))
+    """As `build` of a large network, with half of its channels: a quarter of its work."""
+    return _whole(encoding, _large(encoding, model.model_copy(update={"width": model.width / 2})))
 
 
 def build_tiny(encoding: Encoding) -> nn.Module:
@@ -97,8 +97,11 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        x = (rows.permute(0, 3, 1, 2).to(torch.float32) - self.mean) / self.std
-        return x.contiguous(memory_format=torch.channels_last)
+        n, height, width, channels = rows.shape
+        # Line by line: over the few channels alone, engines broadcast one number at a time.
+        mean, std = (each.reshape(-1).repeat(width) for each in (self.mean, self.std))
+        x = (rows.reshape(n, height, width * channels).to(torch.float32) - mean) / std
+        return x.reshape(n, height, width, channels).permute(0, 3, 1, 2)  # channels last
 
 
 def _small(encoding: Encoding, model: Model) -> list[nn.Module]:

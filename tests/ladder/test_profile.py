@@ -155,7 +155,7 @@ def _nan(network: torch.nn.Module) -> bytes:
     graph = onnx.load_from_string(export_onnx(network, ENCODING, IMAGES))
     last = graph.graph.initializer[-1]
     for each in graph.graph.initializer:
-        if each.dims == [3]:
+        if each.dims == [3] and each.data_type == onnx.TensorProto.FLOAT:
             last = each
     last.CopyFrom(numpy_helper.from_array(np.full(tuple(last.dims), np.nan, np.float32), last.name))
     data: bytes = graph.SerializeToString()

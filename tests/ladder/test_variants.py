@@ -95,6 +95,43 @@ def test_the_8_bit_form_is_close_smaller_and_takes_any_batch(name: str, shape: t
         assert np.allclose(answer, OnnxPredictor(graph)(rows[:n]), atol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("scale", "order"),
+    [
+        pytest.param(0.5, ["Conv", "BatchNormalization", "Relu", "MaxPool"], id="never turns an order round"),
+        pytest.param(-0.5, ["Conv", "MaxPool", "BatchNormalization", "Relu"], id="turns it round in one channel"),
+    ],
+)
+def test_what_keeps_the_order_goes_before_a_max_pooling_and_changes_no_answer(scale: float, order: list[str]):
+    import onnx
+
+    made = network("small", (8, 8, 1))
+    with torch.no_grad():
+        for norm in (part for part in made.modules() if isinstance(part, torch.nn.BatchNorm2d)):
+            norm.weight[0], norm.bias[0] = scale, 0.3
+    rows = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
+
+    graph = export_onnx(made, encoding(), IMAGES)
+
+    found = [node.op_type for node in onnx.load_from_string(graph).graph.node]
+    start = found.index("Conv")
+    assert found[start : start + 8] == order * 2
+    with torch.inference_mode():
+        expected = torch.softmax(made.eval()(torch.from_numpy(rows)), dim=1).numpy()
+    assert np.allclose(OnnxPredictor(graph)(rows), expected, atol=1e-5)
+
+
+def test_between_two_8_bit_convolutions_nothing_goes_back_to_fp32():
+    import onnx
+
+    shape = (16, 16, 3)
+    rows = np.random.default_rng(0).integers(0, 256, (130, *shape), dtype=np.uint8)
+
+    int8 = onnx.load_from_string(quantise(exported("large", shape), rows))
+
+    assert not {"Relu", "BatchNormalization"} & {node.op_type for node in int8.graph.node}
+
+
 def test_only_convolutions_and_matrix_products_are_quantised():
     import onnx
 
