@@ -22,6 +22,7 @@ TEMPERATURE = 4.0
 TRUTH_SHARE = 0.1  # of the loss
 LEARNING_RATE = 0.01  # peak of the one-cycle schedule; students have few weights and batch norm
 LEAST_STEPS = 300  # also where the teacher had fewer: it takes that many to learn anything
+MANY_WEIGHTS = 300_000  # of a teacher whose pass takes so long that more than one thread is of use
 
 Steps = Callable[[int, int], None]  # how many are done, of how many
 
@@ -40,9 +41,11 @@ def distil(
     taught beside.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a step takes a millisecond: threads would wait for each other for most of it
+    changes = _changes(task)
+    if not changes or sum(weights.numel() for weights in teacher.parameters()) < MANY_WEIGHTS:
+        torch.set_num_threads(1)  # a step takes a millisecond: threads would wait for each other for most of it
     try:
-        _distil(teacher, students, rows, truth, task, on_step)
+        _distil(teacher, students, rows, truth, task, on_step, changes=changes)
     finally:
         torch.set_num_threads(threads)
 
@@ -54,6 +57,12 @@ def steps(task: Task, num_rows: int) -> int:
     return min(task.experiment.ladder.student_steps, max(LEAST_STEPS, round(own * task.student_share)))
 
 
+def _changes(task: Task) -> bool:
+    """Whether rows change at random, so that they get their answers at each step and not once."""
+    experiment = task.experiment
+    return type(task).augment is not Task.augment and (":" in experiment.task or experiment.train.augment != "none")
+
+
 def _distil(
     teacher: torch.nn.Module,
     students: Mapping[str, torch.nn.Module],
@@ -61,13 +70,13 @@ def _distil(
     truth: np.ndarray,
     task: Task,
     on_step: Steps,
+    *,
+    changes: bool,
 ) -> None:
     experiment = task.experiment
     num_steps, size = steps(task, len(rows)), min(experiment.train.batch_size, len(rows))
     x, y = torch.from_numpy(rows), torch.from_numpy(truth)
     bf16 = uses_bf16(experiment.train.precision, torch.device("cpu"))
-    # Rows that change at random get their answers at each step; the others once.
-    changes = type(task).augment is not Task.augment and (":" in experiment.task or experiment.train.augment != "none")
     once = None if changes else forward.answers(teacher, x, trims=task.trims, bf16=bf16)
     lessons = [_Lesson(student, task, num_steps, bf16) for student in students.values()]
     generator = torch.Generator().manual_seed(experiment.seed)

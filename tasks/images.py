@@ -40,6 +40,8 @@ class Images(Task):
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
         self._max_pixels = experiment.serve.max_pixels
+        if experiment.model.network == "large":  # the narrow student is a large network too, and learns as slowly
+            self.student_share = 2.0
 
     # Preprocessing
 

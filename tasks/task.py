@@ -135,7 +135,7 @@ class Task(abc.ABC):
     int8: ClassVar[Literal["static", "dynamic"]] = "static"
     """How 8-bit forms get the range of their activations: from training rows, or at run time (transformers)."""
 
-    student_share: ClassVar[float] = 1.0
+    student_share: float = 1.0
     """Steps that students get at most, to those of the trained network: more where theirs are far cheaper."""
 
     files: Files
