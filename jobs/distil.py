@@ -41,11 +41,8 @@ def distil(
     taught beside.
     """
     threads = torch.get_num_threads()
-    changes = _changes(task)
-    if not changes or sum(weights.numel() for weights in teacher.parameters()) < MANY_WEIGHTS:
-        torch.set_num_threads(1)  # a step takes a millisecond: threads would wait for each other for most of it
     try:
-        _distil(teacher, students, rows, truth, task, on_step, changes=changes)
+        _distil(teacher, students, rows, truth, task, on_step)
     finally:
         torch.set_num_threads(threads)
 
@@ -57,12 +54,6 @@ def steps(task: Task, num_rows: int) -> int:
     return min(task.experiment.ladder.student_steps, max(LEAST_STEPS, round(own * task.student_share)))
 
 
-def _changes(task: Task) -> bool:
-    """Whether rows change at random, so that they get their answers at each step and not once."""
-    experiment = task.experiment
-    return type(task).augment is not Task.augment and (":" in experiment.task or experiment.train.augment != "none")
-
-
 def _distil(
     teacher: torch.nn.Module,
     students: Mapping[str, torch.nn.Module],
@@ -70,14 +61,16 @@ def _distil(
     truth: np.ndarray,
     task: Task,
     on_step: Steps,
-    *,
-    changes: bool,
 ) -> None:
     experiment = task.experiment
     num_steps, size = steps(task, len(rows)), min(experiment.train.batch_size, len(rows))
     x, y = torch.from_numpy(rows), torch.from_numpy(truth)
     bf16 = uses_bf16(experiment.train.precision, torch.device("cpu"))
+    # Rows that change at random get their answers at each step; the others once.
+    changes = type(task).augment is not Task.augment and (":" in experiment.task or experiment.train.augment != "none")
     once = None if changes else forward.answers(teacher, x, trims=task.trims, bf16=bf16)
+    if once is not None or sum(weights.numel() for weights in teacher.parameters()) < MANY_WEIGHTS:
+        torch.set_num_threads(1)  # a step takes a millisecond: threads would wait for each other for most of it
     lessons = [_Lesson(student, task, num_steps, bf16) for student in students.values()]
     generator = torch.Generator().manual_seed(experiment.seed)
     for step, chosen in enumerate(_batches(len(rows), size, num_steps, generator), 1):
