@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.config import Experiment, Ladder
+from cluster.config import Experiment, Ladder, Model
 from jobs.distil import LEAST_STEPS, distil, steps
 from ladder.variants import OnnxPredictor, export_onnx, quantise
 from tasks.task import Encoding, Task, load_task
@@ -98,14 +98,17 @@ def test_eight_bits_lose_no_accuracy_on_digits(digits_splits, encoding: Encoding
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "train", "expected"),
+    ("num_rows", "train", "network", "expected"),
     [
-        pytest.param(10, {"epochs": 20}, LEAST_STEPS, id="little data: enough to learn from"),
-        pytest.param(12_800, {"epochs": 10, "batch_size": 128}, 1000, id="as many as the trained network"),
-        pytest.param(1_000_000, {"epochs": 10}, 2000, id="no more than the setting"),
+        pytest.param(10, {"epochs": 20}, "small", LEAST_STEPS, id="little data: enough to learn from"),
+        pytest.param(12_800, {"epochs": 10, "batch_size": 128}, "small", 1000, id="as many as the trained network"),
+        pytest.param(6_400, {"epochs": 10, "batch_size": 128}, "large", 1000, id="twice as many as a large one"),
+        pytest.param(1_000_000, {"epochs": 10}, "small", 2000, id="no more than the setting"),
     ],
 )
-def test_a_student_takes_no_more_steps_than_its_teacher(num_rows: int, train: dict[str, int], expected: int):
-    made = experiment(**train).model_copy(update={"ladder": Ladder()})
+def test_students_take_as_many_steps_as_the_trained_network_allows(
+    num_rows: int, train: dict[str, int], network: str, expected: int
+):
+    made = experiment(**train).model_copy(update={"ladder": Ladder(), "model": Model(network=network)})
 
     assert steps(load_task(made), num_rows) == expected
