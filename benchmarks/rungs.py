@@ -1,4 +1,4 @@
-"""A bundle's ladder for the page: what each rung reaches, and how many times as fast as another form it is."""
+"""A bundle's ladder for the page: what each rung reaches, and how many times as fast as the trained network."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ def seconds(bundle: Bundle, variant: str) -> dict[str, float]:
     return found
 
 
-def faster(bundle: Bundle, variant: str, reference: str, size: str) -> float:
-    """How many times as fast as `reference` it is with `size` rows; NaN where a batch is never that large."""
-    ours, theirs = seconds(bundle, variant), seconds(bundle, reference)
+def _reference(bundle: Bundle) -> str:
+    """The trained network itself, in fp32."""
+    name: str = (bundle.ladder or {})["reference"]
+    return name
+
+
+def faster(bundle: Bundle, variant: str, size: str) -> float:
+    """How many times as fast as the reference it is with `size` rows; NaN where a batch is never that large."""
+    ours, theirs = seconds(bundle, variant), seconds(bundle, _reference(bundle))
     return theirs[size] / ours[size] if size in ours and size in theirs else float("nan")
 
 
-def table(title: str, bundle: Bundle, reached: Mapping[str, Mapping[str, float]], reference: str) -> dict[str, Any]:
+def table(title: str, bundle: Bundle, reached: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """`reached` has figures by their names for each variant, the same names for all."""
     names: Sequence[str] = list(reached[bundle.variants[0]])
-    sizes = [size for size in SIZES if size in seconds(bundle, reference)]
+    sizes = [size for size in SIZES if size in seconds(bundle, _reference(bundle))]
     return {
         "title": title,
         "columns": ["variant", *names, *(f"times as fast, b = {size}" for size in sizes)],
@@ -35,7 +41,7 @@ def table(title: str, bundle: Bundle, reached: Mapping[str, Mapping[str, float]]
             [
                 variant,
                 *(f"{reached[variant][name]:.4f}" for name in names),
-                *(f"{faster(bundle, variant, reference, size):.1f}" for size in sizes),
+                *(f"{faster(bundle, variant, size):.1f}" for size in sizes),
             ]
             for variant in bundle.variants
         ],

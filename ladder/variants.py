@@ -20,6 +20,7 @@ from cluster.errors import TrimtabError, first_line
 from tasks.task import Encoding, Task, trimmed
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 REFERENCE = "onnx-fp32"  # the trained network itself; every bundle has it
@@ -56,7 +57,7 @@ def export_onnx(network: torch.nn.Module, encoding: Encoding, task: Task) -> byt
     model = Whole().cpu().eval()
     rows = task.example(encoding, CHECKED_ROWS)
     try:
-        data = pooled_last(_traced(model, torch.from_numpy(rows[:2]), task.input_spec(encoding).name, task.trims))
+        data = _traced(model, torch.from_numpy(rows[:2]), task.input_spec(encoding).name, task.trims)
     except Exception as error:  # the exporter raises errors of many libraries
         reason = first_line(error.__cause__ or error)  # the exporter's own first line is how many tries there were
         raise ExportError(f"the network cannot be exported to ONNX ({reason})") from error
@@ -66,8 +67,8 @@ def export_onnx(network: torch.nn.Module, encoding: Encoding, task: Task) -> byt
     return data
 
 
-def pooled_last(graph: bytes) -> bytes:
-    """An exported graph with batch norms and ReLUs moved from behind a max pooling to before it where that is the same.
+def _pool_last(graph: onnx.GraphProto) -> None:
+    """Move batch norms and ReLUs from behind a max pooling to before it where that is the same.
 
     A ReLU, and a norm without negative scales, never turn an order round, so the largest stays the largest. Before the
     pooling they become one operation with the convolution, and in 8 bits nothing between two convolutions goes back to
@@ -76,13 +77,12 @@ def pooled_last(graph: bytes) -> bytes:
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load_from_string(graph)
-    values = {constant.name: constant for constant in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    uses = Counter(name for node in model.graph.node for name in node.input)
-    uses.update(output.name for output in model.graph.output)
+    values = {constant.name: constant for constant in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    uses = Counter(name for node in graph.node for name in node.input)
+    uses.update(output.name for output in graph.output)
     moved = set()
-    for node in model.graph.node:
+    for node in graph.node:
         pooling = makers.get(node.input[0]) if node.input else None
         if pooling is None or pooling.op_type != "MaxPool" or len(pooling.output) != 1 or uses[pooling.output[0]] != 1:
             continue
@@ -100,10 +100,8 @@ def pooled_last(graph: bytes) -> bytes:
         pooling.CopyFrom(first)  # in its place, so that nodes stay in the order of their inputs
         node.CopyFrom(second)
         moved.add(between)
-    for info in [info for info in model.graph.value_info if info.name in moved]:
-        model.graph.value_info.remove(info)  # it has the shape from before
-    data: bytes = model.SerializeToString()
-    return data
+    for info in [info for info in graph.value_info if info.name in moved]:
+        graph.value_info.remove(info)  # it has the shape from before
 
 
 def shifted(graph: bytes, by: np.ndarray) -> bytes:
@@ -208,7 +206,9 @@ def _traced(model: torch.nn.Module, example: torch.Tensor, input_name: str, trim
     finally:
         exporter.setLevel(level)
     assert program is not None
-    data: bytes = program.model_proto.SerializeToString()
+    made = program.model_proto
+    _pool_last(made.graph)
+    data: bytes = made.SerializeToString()
     return data
 
 

@@ -20,7 +20,7 @@ from cluster import experiment as experiments
 from jobs import evaluate, preprocess, train
 from ladder.bundle import read_bundle
 from ladder.profile import batched
-from ladder.variants import REFERENCE, OnnxPredictor
+from ladder.variants import OnnxPredictor
 from tasks.dataset import read_dataset
 
 DATA = ("mnist", "cifar10_subset")
@@ -61,13 +61,13 @@ def measure(context: Context, name: str, seed: int) -> dict[str, float]:
     top = bundle.variants[0]
     if seed == context.seeds[-1]:
         reached = {variant: {"test accuracy": share} for variant, share in right.items()}
-        context.tables.append(rungs.table(f"Ladder of {name}", bundle, reached, REFERENCE))
+        context.tables.append(rungs.table(f"Ladder of {name}", bundle, reached))
     near = [variant for variant in bundle.variants if right[top] - right[variant] <= MOST_LOST]
     return {
         "test accuracy": right[top],
         "epochs": run["epochs"],
         "CPU of the epochs": run["cpu_s"] / 60,
-        FAST: max(rungs.faster(bundle, variant, REFERENCE, "1") for variant in near),
+        FAST: max(rungs.faster(bundle, variant, "1") for variant in near),
     }
 
 

@@ -98,9 +98,7 @@ def measure(context: Context, seed: int, files: list[str]) -> dict[tuple[str, st
         found |= {(name, shown): value for shown, value in reached[variant].items()}
     found["ours", "CPU of the epochs"] = store.manifest("runs", key)["cpu_s"] / 60
     if seed == context.seeds[-1]:
-        context.tables.append(
-            rungs.table("Ladder of the recommender", bundle, reached, (bundle.ladder or {})["reference"])
-        )
+        context.tables.append(rungs.table("Ladder of the recommender", bundle, reached))
     if seed == context.seeds[0]:
         found |= peers(
             dataset.file(HISTORIES),

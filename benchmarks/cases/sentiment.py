@@ -75,7 +75,7 @@ def measure(context: Context, name: str, seed: int, more: tuple[str, ...]) -> di
     right = {v: batched(OnnxPredictor(bundle.read(v)), rows).argmax(1) == truth for v in bundle.variants}
     if seed == context.seeds[-1]:
         reached = {variant: {"test accuracy": float(found.mean())} for variant, found in right.items()}
-        context.tables.append(rungs.table(f"Ladder of the {name} encoder", bundle, reached, "onnx-fp32"))
+        context.tables.append(rungs.table(f"Ladder of the {name} encoder", bundle, reached))
     return {
         "accuracy": bundle.metrics["accuracy"],
         "macro F1": bundle.metrics["macro_f1"],

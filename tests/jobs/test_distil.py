@@ -23,7 +23,7 @@ def experiment(**train: object) -> Experiment:
             "name": "digits",
             "data": {"source": {"kind": "digits"}},
             "train": train,
-            "ladder": {"student_steps": 150},
+            "ladder": {"student_steps": 300},
         }
     )
 
@@ -59,7 +59,7 @@ def test_a_student_learns_from_its_teacher(digits_splits, encoding: Encoding, te
     rows, truth = digits_splits["validation"]
     with torch.inference_mode():
         guesses = taught(torch.from_numpy(rows)).argmax(dim=1).numpy()
-    assert (guesses == truth).mean() > 0.85
+    assert (guesses == truth).mean() > 0.9
     assert not taught.training
     assert torch.get_num_threads() == threads
 
