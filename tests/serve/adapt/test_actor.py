@@ -65,9 +65,17 @@ def say(folder: Path) -> Callable[..., dict[str, Any]]:
 
 
 def _last(folder: Path) -> dict[str, Any]:
-    """The newest state; what is read of a long record may have none where the loop was slow."""
-    snapshot: dict[str, Any] = until(lambda: _ticks(folder))[-1]["snapshot"]
-    return snapshot
+    """The newest state; what is read of a long record may have none where the loop was slow.
+
+    In a tick in which no replica answered in time, none runs and nothing is known of their envelopes.
+    """
+    return {"running": 0, "epochs": None, **until(lambda: _ticks(folder))[-1]["snapshot"]}
+
+
+def _seen(folder: Path, num_replicas: int = 1) -> dict[str, Any]:
+    """The state as soon as so many replicas answer in one tick."""
+    found: dict[str, Any] = until(lambda: (last := _last(folder))["running"] == num_replicas and last)
+    return found
 
 
 def _ticks(folder: Path) -> list[dict[str, Any]]:
@@ -92,7 +100,7 @@ def _process(cluster: Session, wanted: Callable[[dict[str, Any]], bool]) -> int:
 
 
 def test_replicas_are_watched_from_the_start(folder: Path) -> None:
-    seen = until(lambda: (found := _last(folder)).get("running") and found)
+    seen = _seen(folder)
 
     assert (seen["running"], seen["target"]) == (1, 1)
     assert [rung["variant"] for rung in seen["rungs"]] == ["onnx-fp32", "student-fp32"]
@@ -120,7 +128,7 @@ def test_replicas_go_from_1_to_2_and_back_under_load_and_no_request_is_lost(
     with Clients(cluster, endpoint, BODY, 3) as load:
         load.more()
         assert say("pin", {"replicas": 2})["done"]
-        seen = until(lambda: (found := _last(folder))["running"] == 2 and found)
+        seen = _seen(folder, 2)
         # The one that started later holds the envelope as well.
         epoch = seen["envelope"]["epoch"]
         until(lambda: (found := _last(folder))["epochs"] == [epoch, epoch] and found["running"] == 2)
@@ -137,7 +145,7 @@ def test_an_actor_that_is_killed_comes_back_with_its_epoch_its_pins_and_its_paus
 ) -> None:
     say("pin", {"max_batch": 3})
     say("pause")
-    before = _last(folder)
+    before = _seen(folder)
     running, actor = replicas(cluster, NAME), until(lambda: _actor(cluster))
     with Clients(cluster, endpoint, BODY, 3) as load:
         load.more()
@@ -161,7 +169,7 @@ def test_a_replica_that_is_killed_under_load_is_replaced_and_told_the_envelope(
     folder: Path, say: Callable[..., dict[str, Any]], cluster: Session, endpoint: Endpoint
 ) -> None:
     say("set", {"caution": 3.0})
-    epoch = _last(folder)["envelope"]["epoch"]
+    epoch = _seen(folder)["envelope"]["epoch"]
     (pid,) = replicas(cluster, NAME)
     with Clients(cluster, endpoint, BODY, 3) as load:
         load.more()
@@ -169,7 +177,7 @@ def test_a_replica_that_is_killed_under_load_is_replaced_and_told_the_envelope(
         until(lambda: replicas(cluster, NAME) not in ([], [pid]))
         load.more()
 
-    until(lambda: (found := _last(folder)).get("running") == 1 and found["epochs"][0] >= epoch)
+    until(lambda: (found := _last(folder))["running"] == 1 and found["epochs"][0] >= epoch)
     assert not psutil.pid_exists(pid)
 
 
@@ -183,7 +191,7 @@ def test_a_controller_that_is_killed_costs_no_request_and_the_actor_goes_on(
         until(lambda: _controller(cluster) not in (0, controller))
         load.more()
         held = say("set", {"max_batch": 5})
-        until(lambda: (found := _last(folder)).get("running") == 1 and found["epochs"][0] >= held["envelope"]["epoch"])
+        until(lambda: (found := _last(folder))["running"] == 1 and found["epochs"][0] >= held["envelope"]["epoch"])
         load.more()
 
     assert load.failures == []
