@@ -28,6 +28,7 @@ def test_an_elastic_training_goes_on_with_fewer_workers_and_grows_again(tmp_path
 
     assert ran.returncode == 0, ran.stderr[-2000:]
     figures = {one["name"]: one["value"] for one in json.loads(out.read_text())["figures"]}
-    assert figures["changes of the number of workers"] == 2
+    assert figures["changes of the number of workers"] == 3
     assert figures["every epoch done once"] == 1
+    assert figures["checkpoints in the middle of an epoch"] == 1
     assert figures["different numbers of rows of an epoch"] == 1
