@@ -464,10 +464,13 @@ def test_while_versions_change_each_answers_its_own_also_where_the_old_has_no_al
     assert [answer.outputs.item() for answer in answers if isinstance(answer, Batched)] == [1.0] * 6 + [3.0] * 6
 
 
-def test_waiting_for_company_costs_no_deadline(two: Two) -> None:
+def test_waiting_for_company_costs_no_deadline() -> None:
+    two = two_rungs(slow_s=1.0)  # predicted, so it starts seconds before the deadline
+    two.slow.row_s = 0.02
+
     async def patient() -> Batched:
         batcher = Batcher(Limits(max_batch=4, max_wait_s=600.0))
-        answer = await ask(batcher, two.ladder, 0.5, 1)
+        answer = await ask(batcher, two.ladder, 5.0, 1)
         batcher.close()
         return answer
 
