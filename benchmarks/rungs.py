@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ladder.bundle import Bundle
+from ladder.variants import REFERENCE
 
 SIZES = ("1", "8", "32")  # rows of a forward pass
 
@@ -18,22 +19,19 @@ def seconds(bundle: Bundle, variant: str) -> dict[str, float]:
     return found
 
 
-def _reference(bundle: Bundle) -> str:
-    """The trained network itself, in fp32."""
-    name: str = (bundle.ladder or {})["reference"]
-    return name
-
-
 def faster(bundle: Bundle, variant: str, size: str) -> float:
-    """How many times as fast as the reference it is with `size` rows; NaN where a batch is never that large."""
-    ours, theirs = seconds(bundle, variant), seconds(bundle, _reference(bundle))
+    """How many times as fast as the trained network it is with `size` rows; NaN where a batch is never that large.
+
+    That is its plain form in fp32. What the ladder is measured against may be a dearer one, which averages views.
+    """
+    ours, theirs = seconds(bundle, variant), seconds(bundle, REFERENCE)
     return theirs[size] / ours[size] if size in ours and size in theirs else float("nan")
 
 
 def table(title: str, bundle: Bundle, reached: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """`reached` has figures by their names for each variant, the same names for all."""
     names: Sequence[str] = list(reached[bundle.variants[0]])
-    sizes = [size for size in SIZES if size in seconds(bundle, _reference(bundle))]
+    sizes = [size for size in SIZES if size in seconds(bundle, REFERENCE)]
     return {
         "title": title,
         "columns": ["variant", *names, *(f"times as fast, b = {size}" for size in sizes)],
