@@ -102,8 +102,7 @@ def measure(cluster: Session, store: Store) -> tuple[list[float], list[dict[str,
 
 
 def _alive(cluster: Session) -> list[dict[str, Any]]:
-    nodes = session.rest(cluster, "GET", "/api/v0/nodes?detail=1")["data"]["result"]["result"]
-    return [node for node in nodes if node["state"] == "ALIVE"]
+    return [node for node in session.nodes(cluster) if node["state"] == "ALIVE"]
 
 
 def _drain(cluster: Session) -> None:

@@ -276,7 +276,6 @@ def status(name: str | None = None, address: str | None = None) -> dict[str, Any
     session = find(name, address)
     if session is None:
         return {"name": _named(name), "running": False}
-    nodes = rest(session, "GET", "/api/v0/nodes?detail=1")["data"]["result"]["result"]
     applications = rest(session, "GET", APPLICATIONS).get("applications", {})
     jobs = rest(session, "GET", "/api/jobs/")
     return {
@@ -288,16 +287,22 @@ def status(name: str | None = None, address: str | None = None) -> dict[str, Any
         "store": session.store,
         "pid": session.pid,
         "uptime_s": round(time.time() - session.started_at, 1) if session.started_at else None,
-        "nodes": [_node(node) for node in nodes],
+        "nodes": [_node(node) for node in nodes(session)],
         "applications": {name: _application(details) for name, details in applications.items()},
         "jobs": [{"job": job["submission_id"], "status": job["status"]} for job in jobs if job.get("submission_id")],
     }
 
 
+def nodes(session: Session) -> list[dict[str, Any]]:
+    """What Ray says of each node that is or was there: `node_id`, `node_ip`, `state`, `resources_total` and more."""
+    found: list[dict[str, Any]] = rest(session, "GET", "/api/v0/nodes?detail=1")["data"]["result"]["result"]
+    return found
+
+
 def resources(session: Session) -> dict[str, float]:
     """What the nodes that are alive have of each kind together, whoever holds it now: CPU, GPU, memory in bytes."""
     found: dict[str, float] = {}
-    for node in rest(session, "GET", "/api/v0/nodes?detail=1")["data"]["result"]["result"]:
+    for node in nodes(session):
         if node["state"] == "ALIVE":
             for kind, number in _node(node)["resources"].items():
                 found[kind] = found.get(kind, 0.0) + number

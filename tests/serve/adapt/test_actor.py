@@ -27,6 +27,7 @@ from serve.adapt.journal import read, read_last
 from serve.adapt.mailbox import Mailbox, place
 from serve.adapt.proposals import Command
 from serve.adapt.replay import replay
+from serve.adapt.signals import Snapshot
 from serve.deploy import Endpoint
 from tests.serve.conftest import Clients, replicas, until
 
@@ -64,17 +65,14 @@ def say(folder: Path) -> Callable[..., dict[str, Any]]:
     return said
 
 
-def _last(folder: Path) -> dict[str, Any]:
-    """The newest state; what is read of a long record may have none where the loop was slow.
-
-    In a tick in which no replica answered in time, none runs and nothing is known of their envelopes.
-    """
-    return {"running": 0, "epochs": None, **until(lambda: _ticks(folder))[-1]["snapshot"]}
+def _last(folder: Path) -> Snapshot:
+    """The newest state; what is read of a long record may have none where the loop was slow."""
+    return Snapshot.from_json(until(lambda: _ticks(folder))[-1]["snapshot"])
 
 
-def _seen(folder: Path, num_replicas: int = 1) -> dict[str, Any]:
+def _seen(folder: Path, num_replicas: int = 1) -> Snapshot:
     """The state as soon as so many replicas answer in one tick."""
-    found: dict[str, Any] = until(lambda: (last := _last(folder))["running"] == num_replicas and last)
+    found: Snapshot = until(lambda: (last := _last(folder)).running == num_replicas and last)
     return found
 
 
@@ -102,8 +100,8 @@ def _process(cluster: Session, wanted: Callable[[dict[str, Any]], bool]) -> int:
 def test_replicas_are_watched_from_the_start(folder: Path) -> None:
     seen = _seen(folder)
 
-    assert (seen["running"], seen["target"]) == (1, 1)
-    assert [rung["variant"] for rung in seen["rungs"]] == ["onnx-fp32", "student-fp32"]
+    assert (seen.running, seen.target) == (1, 1)
+    assert [rung.variant for rung in seen.rungs] == ["onnx-fp32", "student-fp32"]
 
 
 def test_a_person_sets_an_envelope_and_a_wrong_one_is_refused_with_the_reason(
@@ -116,7 +114,7 @@ def test_a_person_sets_an_envelope_and_a_wrong_one_is_refused_with_the_reason(
     assert held["envelope"]["epoch"] >= 1
     assert not wrong["done"]
     assert "outside of 1 to 32" in wrong["refused"][0]
-    until(lambda: _last(folder)["epochs"] == [held["envelope"]["epoch"]] * 2)
+    until(lambda: _last(folder).epochs == (held["envelope"]["epoch"],) * 2)
     answer = httpx.post(f"{endpoint.url}/predict", json=BODY, trust_env=False, timeout=30,
                         headers={"authorization": f"Bearer {cluster.api_token}"})  # fmt: skip
     assert answer.json()["variant"] == "student-fp32"
@@ -130,11 +128,11 @@ def test_replicas_go_from_1_to_2_and_back_under_load_and_no_request_is_lost(
         assert say("pin", {"replicas": 2})["done"]
         seen = _seen(folder, 2)
         # The one that started later holds the envelope as well.
-        epoch = seen["envelope"]["epoch"]
-        until(lambda: (found := _last(folder))["epochs"] == [epoch, epoch] and found["running"] == 2)
+        epoch = seen.envelope["epoch"]
+        until(lambda: (found := _last(folder)).epochs == (epoch, epoch) and found.running == 2)
         load.more()
         assert say("pin", {"replicas": 1})["done"]
-        until(lambda: _last(folder)["running"] == 1 and len(replicas(cluster, NAME)) == 1)
+        until(lambda: _last(folder).running == 1 and len(replicas(cluster, NAME)) == 1)
         load.more()
 
     assert load.failures == []
@@ -159,7 +157,7 @@ def test_an_actor_that_is_killed_comes_back_with_its_epoch_its_pins_and_its_paus
     assert _actor(cluster) not in (0, actor)
     assert replicas(cluster, NAME) == running
     assert said["pins"]["max_batch"] == "ada"
-    assert said["envelope"] == {**before["envelope"], "max_batch": 3, "epoch": said["envelope"]["epoch"]}
+    assert said["envelope"] == {**before.envelope, "max_batch": 3, "epoch": said["envelope"]["epoch"]}
     later = [entry for entry in read(mailbox.journal(folder)).entries if entry.get("at", 0.0) > killed]
     assert not [v for entry in later for v in entry.get("verdicts", []) if v["accepted"]]
     assert next(entry for entry in later if entry["kind"] == "state")["guard"]["paused"] == "ada"
@@ -169,7 +167,7 @@ def test_a_replica_that_is_killed_under_load_is_replaced_and_told_the_envelope(
     folder: Path, say: Callable[..., dict[str, Any]], cluster: Session, endpoint: Endpoint
 ) -> None:
     say("set", {"caution": 3.0})
-    epoch = _seen(folder)["envelope"]["epoch"]
+    epoch = _seen(folder).envelope["epoch"]
     (pid,) = replicas(cluster, NAME)
     with Clients(cluster, endpoint, BODY, 3) as load:
         load.more()
@@ -177,7 +175,7 @@ def test_a_replica_that_is_killed_under_load_is_replaced_and_told_the_envelope(
         until(lambda: replicas(cluster, NAME) not in ([], [pid]))
         load.more()
 
-    until(lambda: (found := _last(folder))["running"] == 1 and found["epochs"][0] >= epoch)
+    until(lambda: (found := _last(folder)).running == 1 and found.epochs[0] >= epoch)
     assert not psutil.pid_exists(pid)
 
 
@@ -191,7 +189,7 @@ def test_a_controller_that_is_killed_costs_no_request_and_the_actor_goes_on(
         until(lambda: _controller(cluster) not in (0, controller))
         load.more()
         held = say("set", {"max_batch": 5})
-        until(lambda: (found := _last(folder))["running"] == 1 and found["epochs"][0] >= held["envelope"]["epoch"])
+        until(lambda: (found := _last(folder)).running == 1 and found.epochs[0] >= held["envelope"]["epoch"])
         load.more()
 
     assert load.failures == []
